@@ -1,0 +1,180 @@
+"""The command line: verbs before everything, Hydra behind ``walk`` and ``plan``.
+
+Nothing heavy is imported before a verb needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from circuit_econ.errors import CircuitEconError, ConfigurationError, LedgerError
+
+__all__ = ["main"]
+
+DONE, DEFECTIVE, WRONG = 0, 1, 2
+
+_HELP = """circuit-econ: what every circuit of a transformer earns, and what it costs, over training
+
+  circuit-econ walk [overrides]         the main job; without overrides: study=quickstart
+  circuit-econ walk -m [overrides]      a multirun: every combination of a,b,c values
+  circuit-econ plan [overrides]         what a walk would do and cost; loads no weights
+  circuit-econ audit TRAJECTORY         integrity of the checkpoints of a run
+  circuit-econ report RUN [RUN ...]     (re)build the page from a ledger; several runs are compared
+
+Add --help to a verb for its options. Exit codes: 0 done; 1 finished, but something could not be
+measured or is defective; 2 wrong usage or configuration.
+"""
+
+_WALK_HELP = """circuit-econ {verb} [overrides]
+
+Overrides are key=value. The groups and their choices:
+  study=            {studies}
+  trajectory=       folder (path), hub (name), trained (training.*); each has steps
+  evaluation=       embedded, file (path), dataset (name), task (name)
+  device=           auto, cpu, cuda
+The keys:
+  trajectory.path=FOLDER   trajectory.steps=[0,1000] | log:20 | every:5 | 0:1000:100 | last
+  measure=[value,attention,capacity]     settings: measures.<name>.<key>=
+  baselines=[mean,mean-position,zero,resample]
+  seed=0   dtype=float32 | float64 | bfloat16   out=FOLDER
+Examples:
+  circuit-econ walk study=induction
+  circuit-econ walk trajectory=folder trajectory.path=my-run evaluation.tokenizer=my-run/tokenizer
+  circuit-econ walk trajectory=hub trajectory.name=EleutherAI/pythia-70m trajectory.steps=log:20 \\
+      evaluation.tokenizer=EleutherAI/pythia-70m
+  circuit-econ walk -m study=induction seed=0,1,2,3,4
+Everything a configuration holds: circuit-econ {verb} --cfg job
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "walk": _walk,
+        "plan": _plan,
+        "audit": _audit,
+        "report": _report,
+    }
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return DONE if given else WRONG
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("circuit-econ"))
+        return DONE
+    if given[0] not in verbs:
+        return _refuse(f"unknown verb {given[0]!r}; there is: {', '.join(verbs)}")
+    _log()
+    try:
+        return verbs[given[0]](given[1:])
+    except (ConfigurationError, LedgerError) as error:
+        return _refuse(str(error))
+    except CircuitEconError as error:
+        print(f"circuit-econ: {error}", file=sys.stderr)
+        return DEFECTIVE
+    except KeyboardInterrupt:
+        print(
+            "circuit-econ: interrupted; what was measured is kept, and the same command goes on",
+            file=sys.stderr,
+        )
+        return DEFECTIVE
+
+
+def _refuse(reason: str) -> int:
+    print(f"circuit-econ: {reason}", file=sys.stderr)
+    return WRONG
+
+
+def _log() -> None:
+    """Our own lines on standard error; other libraries' warnings as they come."""
+    own = logging.getLogger("circuit_econ")
+    if not own.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        own.addHandler(handler)
+        own.setLevel(logging.INFO)
+        own.propagate = False
+
+
+def _walk_help(verb: str) -> int:
+    folder = Path(__file__).resolve().parent
+    # As config_folder() finds it, without importing what reads it.
+    conf = next(p for p in (folder.parent / "conf", folder / "conf") if (p / "config.yaml").is_file())
+    studies = ", ".join(sorted(p.stem for p in (conf / "study").glob("*.yaml")))
+    print(_WALK_HELP.format(verb=verb, studies=studies), end="")
+    return DONE
+
+
+def _walk(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        return _walk_help("walk")
+    from circuit_econ.hydra_runs import launch
+
+    return launch(arguments)
+
+
+def _plan(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        return _walk_help("plan")
+    from rich.console import Console
+
+    from circuit_econ.hydra_runs import compose
+    from circuit_econ.planning import forecast
+
+    for config in compose(arguments):
+        Console().print(forecast(config))
+    return DONE
+
+
+def _audit(arguments: list[str]) -> int:
+    parser = _Parser("circuit-econ audit", "Integrity of the checkpoints of a run.")
+    parser.add_argument("trajectory", help="a folder, or a hub name (which needs --steps)")
+    parser.add_argument("--steps", help="which checkpoints: 0,1000 | log:20 | every:5 | 0:1000:100")
+    given = parser.parse_args(arguments)
+    from rich.console import Console
+    from rich.table import Table
+
+    from circuit_econ.model import inventory
+    from circuit_econ.trajectory import audit, open_trajectory
+
+    trajectory = open_trajectory(given.trajectory, steps=given.steps)
+    found = audit(trajectory, inventory)
+    count = len(trajectory.steps)
+    if found.is_empty():
+        print(f"{trajectory.name}: {count} checkpoints, nothing found")
+        return DONE
+    table = Table("step", "finding", "tensor", "detail", title=f"{trajectory.name}: audit")
+    for row in found.iter_rows():
+        table.add_row(*(("" if value is None else str(value)) for value in row))
+    Console().print(table)
+    print(f"{trajectory.name}: {count} checkpoints, {found.height} findings")
+    return DEFECTIVE
+
+
+def _report(arguments: list[str]) -> int:
+    parser = _Parser("circuit-econ report", "(Re)build the page from a ledger.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that walks wrote (their out)")
+    parser.add_argument("--output", type=Path, help="the page (default: report.html in the first)")
+    given = parser.parse_args(arguments)
+    from circuit_econ.ledger import open_ledger
+    from circuit_econ.report import write_page
+
+    ledgers = [open_ledger(run) for run in given.runs]
+    print(write_page(ledgers, given.output or ledgers[0].path / "report.html"))
+    return DONE
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours: one line, exit code 2."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description)
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise ConfigurationError(f"{message}; see {self.prog} --help")

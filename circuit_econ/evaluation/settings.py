@@ -1,0 +1,102 @@
+"""The settings of evaluation sets: how documents and generated tasks become sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from circuit_econ.errors import ConfigurationError, unknown
+from circuit_econ.evaluation.parts import Part
+
+__all__ = ["TaskSettings", "TextSettings", "check_whole"]
+
+
+def check_whole(record: object, **lowest: int) -> None:
+    """Check that fields of a record are whole numbers, each at least so much.
+
+    Raises:
+        ConfigurationError: If one is not, by name.
+    """
+    for name, least in lowest.items():
+        value = getattr(record, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigurationError(
+                f"{name} must be a whole number of at least {least}, not {value!r}"
+            )
+
+
+def _check_part(name: str) -> None:
+    if name not in list(Part):
+        raise unknown("part", name, Part)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """How documents become sequences.
+
+    Attributes:
+        tokenizer: ``bytes``, ``bpe`` (trained on the training part), or the name or folder of a
+            Hugging Face tokenizer.
+        vocabulary: Number of ids of ``bpe``, BOS included (default 1024).
+        length: Tokens per sequence, BOS included.
+        sequences: Number of evaluation sequences.
+        reference_sequences: Number of sequences held for baselines; 0 for none.
+        bos: Whether each sequence begins with a BOS token.
+        seed: Which windows are drawn. Which documents are held out does not depend on it.
+        part: ``heldout``, or ``train`` to evaluate on what was trained on.
+    """
+
+    tokenizer: str = "bytes"
+    vocabulary: int | None = None
+    length: int = 128
+    sequences: int = 64
+    reference_sequences: int = 64
+    bos: bool = False
+    seed: int = 0
+    part: str = Part.HELDOUT
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_whole(self, length=2 + self.bos, sequences=1, reference_sequences=0, seed=0)
+        if self.vocabulary is not None:
+            check_whole(self, vocabulary=1)
+        _check_part(self.part)
+
+    @property
+    def body(self) -> int:
+        """Tokens of text in a sequence."""
+        return self.length - self.bos
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """Which task, and how much of it.
+
+    Attributes:
+        name: One of ``induction``, ``modular-addition``, ``sorting``, ``two-cues``.
+        length: Tokens per sequence (default: the task's own).
+        vocabulary: Number of ids (default: the task's own).
+        sequences: Number of evaluation sequences, all different.
+        reference_sequences: Number of sequences held for baselines, none of them among the
+            evaluation sequences; 0 for none.
+        seed: Which sequences are drawn. Which cases are held out does not depend on it.
+        part: ``heldout``, or ``train`` to evaluate on what was trained on.
+        options: The task's other settings, by name.
+    """
+
+    name: str
+    length: int | None = None
+    vocabulary: int | None = None
+    sequences: int = 256
+    reference_sequences: int = 256
+    seed: int = 0
+    part: str = Part.HELDOUT
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_whole(self, sequences=1, reference_sequences=0, seed=0)
+        for name in ("length", "vocabulary"):
+            if getattr(self, name) is not None:
+                check_whole(self, **{name: 1})
+        _check_part(self.part)

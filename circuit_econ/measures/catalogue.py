@@ -1,0 +1,31 @@
+"""The list of measures. A new one is one file and one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from circuit_econ.errors import ConfigurationError, unknown
+from circuit_econ.measures.attention import ATTENTION
+from circuit_econ.measures.base import Measure
+from circuit_econ.measures.capacity import CAPACITY
+from circuit_econ.measures.value import VALUE
+
+__all__ = ["MEASURES", "measures_of"]
+
+MEASURES: Final[dict[str, Measure]] = {m.name: m for m in (VALUE, ATTENTION, CAPACITY)}
+"""Every measure by name, in the order in which they run."""
+
+
+def measures_of(names: Sequence[str]) -> list[Measure]:
+    """The measures of some names, in the order in which they run.
+
+    Raises:
+        ConfigurationError: If a name is unknown (what exists is listed) or there is none.
+    """
+    for name in names:
+        if name not in MEASURES:
+            raise unknown("measure", name, MEASURES)
+    if not names:
+        raise ConfigurationError(f"no measure asked for; there is: {', '.join(MEASURES)}")
+    return [m for m in MEASURES.values() if m.name in names]

@@ -1,0 +1,31 @@
+"""Shares of directions: how much of a set's span each write vector has to itself."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["direction_shares", "ov_write_vectors"]
+
+
+def direction_shares(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
+    """Cᵢ = (wᵢ·wᵢ)² / Σⱼ (wᵢ·wⱼ)² (Scherlis et al. 2022), 0 for a zero vector.
+
+    Each lies in [0, 1], and they sum to at most the rank of the set.
+    """
+    largest = vectors.abs().max() if vectors.numel() else vectors.new_zeros(())
+    if largest == 0:
+        return vectors.new_zeros(len(vectors))
+    gram = (vectors / largest) @ (vectors / largest).mT
+    own, all_ = gram.diagonal().square(), gram.square().sum(1)
+    return torch.where(all_ > 0, own / all_.clamp(min=torch.finfo(all_.dtype).tiny), 0.0)
+
+
+def ov_write_vectors(
+    output: Float[Tensor, "head d_model d_head"], value: Float[Tensor, "head d_head d_model"]
+) -> Float[Tensor, "head d_head d_model"]:
+    """Left singular vectors of each head's W_O W_V, as long as their singular values."""
+    q, r = torch.linalg.qr(output)
+    left, sigma, _ = torch.linalg.svd(r @ torch.linalg.qr(value.mT, mode="r").R.mT)
+    return ((q @ left) * sigma[..., None, :]).mT

@@ -1,0 +1,52 @@
+"""Rotary position embedding: frequency tables and the rotation (Su et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuit_econ.model.config import Rotary
+
+__all__ = ["rotate", "table"]
+
+
+def table(
+    rotary: Rotary, length: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, "T half"], Float[Tensor, "T half"]]:
+    """Cosines and sines per position and pair of coordinates, computed in float64."""
+    exponent = torch.arange(0, rotary.dim, 2, dtype=torch.float64, device=device) / rotary.dim
+    frequency = _scale(rotary.base**-exponent, rotary.scaling)
+    angle = torch.outer(torch.arange(length, dtype=torch.float64, device=device), frequency)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(
+    x: Float[Tensor, "B H T K"],
+    cos: Float[Tensor, "T half"],
+    sin: Float[Tensor, "T half"],
+    rotary: Rotary,
+) -> Float[Tensor, "B H T K"]:
+    """Turn each pair of the first ``rotary.dim`` coordinates by its position's angle."""
+    turned, rest = x[..., : rotary.dim], x[..., rotary.dim :]
+    if rotary.adjacent:
+        a, b = turned[..., 0::2], turned[..., 1::2]
+        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+    else:
+        a, b = turned.chunk(2, dim=-1)
+        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
+
+
+def _scale(frequency: Tensor, scaling: tuple | None) -> Tensor:
+    if scaling is None:
+        return frequency
+    if scaling[0] == "linear":
+        return frequency / scaling[1]
+    # Llama 3: long waves are slowed by the factor, short ones kept, those between interpolated.
+    _, factor, low, high, original = scaling
+    wavelength = 2 * math.pi / frequency
+    smooth = (original / wavelength - low) / (high - low)
+    return torch.lerp(frequency / factor, frequency, smooth.clamp(0, 1))

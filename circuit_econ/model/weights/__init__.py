@@ -1,0 +1,6 @@
+"""Canonical weights: every architecture's tensors in one arrangement, read by one mapping each."""
+
+from circuit_econ.model.weights.canonical import LayerWeights, Weights
+from circuit_econ.model.weights.reading import Inventory, inventory, read_weights
+
+__all__ = ["Inventory", "LayerWeights", "Weights", "inventory", "read_weights"]

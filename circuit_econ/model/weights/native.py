@@ -1,0 +1,182 @@
+"""TransformerLens' own names: ``blocks.0.attn.W_Q`` and so on, ``[head, d_model, d_head]``.
+
+A file may leave out any bias (it is zero). The same names are written by models trained here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from circuit_econ.errors import CheckpointError
+from circuit_econ.model.config import ModelConfig, Norm
+from circuit_econ.model.source import Source
+from circuit_econ.model.weights.canonical import LayerWeights, Weights, stack_qkv
+
+if TYPE_CHECKING:
+    from circuit_econ.model.weights.reading import Tensors
+
+PREFIX = ""
+IGNORED = r"\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)$"
+
+
+def read(t: Tensors, c: ModelConfig) -> Weights:
+    """Canonical weights from TransformerLens' names."""
+    d, mlp, dh = c.d_model, c.d_mlp, c.d_head
+
+    def bias(name: str, *shape: int) -> Tensor:
+        return t.take(name, *shape) if t.has(name) else t.zeros(*shape)
+
+    def norm(name: str, kind: Norm) -> tuple[Tensor | None, Tensor | None]:
+        if not c.norm_gains:
+            return None, None
+        return t.take(f"{name}.w", d), bias(f"{name}.b", d) if kind is Norm.LAYER else None
+
+    def rows(weight: Tensor) -> Tensor:
+        return weight.transpose(1, 2).flatten(0, 1)  # [head, d_model, d_head] → [head·d_head, d]
+
+    layers = []
+    for i in range(c.n_layers):
+        a = f"blocks.{i}.attn."
+        # Grouped queries: the parameters proper carry an underscore in HookedTransformer's files.
+        u = "_" if t.has(a + "_W_K") else ""
+        ln1, ln1_bias = norm(f"blocks.{i}.ln1", c.norm)
+        layer = LayerWeights(
+            qkv=stack_qkv(
+                rows(t.take(a + "W_Q", c.n_heads, d, dh)),
+                rows(t.take(f"{a}{u}W_K", c.n_kv_heads, d, dh)),
+                rows(t.take(f"{a}{u}W_V", c.n_kv_heads, d, dh)),
+            ),
+            qkv_bias=stack_qkv(
+                bias(a + "b_Q", c.n_heads, dh).flatten(),
+                bias(f"{a}{u}b_K", c.n_kv_heads, dh).flatten(),
+                bias(f"{a}{u}b_V", c.n_kv_heads, dh).flatten(),
+            ),
+            out=t.take(a + "W_O", c.n_heads, dh, d).flatten(0, 1).T,
+            out_bias=bias(a + "b_O", d),
+            ln1=ln1,
+            ln1_bias=ln1_bias,
+        )
+        if mlp is not None:
+            m = f"blocks.{i}.mlp."
+            layer.ln2, layer.ln2_bias = norm(f"blocks.{i}.ln2", c.norm)
+            layer.mlp_in = t.take(m + "W_in", d, mlp).T
+            layer.mlp_out = t.take(m + "W_out", mlp, d).T
+            if c.gated:
+                layer.mlp_gate = t.take(m + "W_gate", d, mlp).T
+            else:
+                layer.mlp_in_bias, layer.mlp_out_bias = bias(m + "b_in", mlp), bias(m + "b_out", d)
+        layers.append(layer)
+    ln_final, ln_final_bias = norm("ln_final", c.final_norm)
+    return Weights(
+        embed=t.take("embed.W_E", c.d_vocab, d),
+        unembed=t.take("unembed.W_U", d, c.d_vocab_out).T,
+        unembed_bias=t.take("unembed.b_U", c.d_vocab_out) if c.unembed_bias else None,
+        pos=t.take("pos_embed.W_pos", c.n_ctx, d) if c.rotary is None else None,
+        layers=layers,
+        ln_final=ln_final,
+        ln_final_bias=ln_final_bias,
+    )
+
+
+def write(weights: Weights, c: ModelConfig) -> dict[str, Tensor]:
+    """The inverse of :func:`read`: canonical weights under TransformerLens' names, copied."""
+    tensors: dict[str, Tensor | None] = {
+        "embed.W_E": weights.embed,
+        "pos_embed.W_pos": weights.pos,
+        "unembed.W_U": weights.unembed.T,
+        "unembed.b_U": weights.unembed_bias,
+        "ln_final.w": weights.ln_final,
+        "ln_final.b": weights.ln_final_bias,
+    }
+    for i, layer in enumerate(weights.layers):
+        a, m = f"blocks.{i}.attn.", f"blocks.{i}.mlp."
+        u = "_" if c.group > 1 else ""
+        tensors |= {
+            a + "W_Q": weights.query(i, c).transpose(1, 2),
+            f"{a}{u}W_K": weights.key(i, c).transpose(1, 2),
+            f"{a}{u}W_V": weights.value(i, c).transpose(1, 2),
+            a + "W_O": weights.output(i, c).transpose(1, 2),
+            a + "b_O": layer.out_bias,
+            f"blocks.{i}.ln1.w": layer.ln1,
+            f"blocks.{i}.ln1.b": layer.ln1_bias,
+            f"blocks.{i}.ln2.w": layer.ln2,
+            f"blocks.{i}.ln2.b": layer.ln2_bias,
+            m + "W_in": None if layer.mlp_in is None else layer.mlp_in.T,
+            m + "W_gate": None if layer.mlp_gate is None else layer.mlp_gate.T,
+            m + "W_out": None if layer.mlp_out is None else layer.mlp_out.T,
+            m + "b_in": layer.mlp_in_bias,
+            m + "b_out": layer.mlp_out_bias,
+        }
+        if layer.qkv_bias is not None:
+            queries, shared = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
+            q, k, v = layer.qkv_bias.split([queries, shared, shared])
+            tensors |= {
+                a + "b_Q": q.view(c.n_heads, c.d_head),
+                f"{a}{u}b_K": k.view(c.n_kv_heads, c.d_head),
+                f"{a}{u}b_V": v.view(c.n_kv_heads, c.d_head),
+            }
+    return {
+        name: value.detach().cpu().clone().contiguous()
+        for name, value in tensors.items()
+        if value is not None
+    }
+
+
+def refuse_unused(source: Source, read: set[str], ignored: frozenset[str]) -> None:
+    """Raise if a tensor that is not zero would be left out: the names are ours, so it has a meaning.
+
+    Raises:
+        CheckpointError: Naming the tensor.
+    """
+    for name in sorted(set(source.tensors) - read - ignored):
+        if source.tensors[name].count_nonzero():
+            raise CheckpointError(
+                f"{source.origin}: tensor {name!r} is not part of the model that config.json "
+                "describes, and it is not zero: correct config.json or remove the tensor"
+            )
+
+
+def rename_module(state: Mapping[str, Tensor], c: ModelConfig) -> dict[str, Tensor]:
+    """TransformerLens' names for the parameters of its own native module.
+
+    Args:
+        state: State of the module (``layers.0.attn.q.weight`` …), wrappers' names removed.
+        c: The module's configuration.
+    """
+    d, dh = c.d_model, c.d_head
+    renamed: dict[str, Tensor] = {
+        "embed.W_E": state["tok_embed.weight"],
+        "unembed.W_U": state["head.weight"].T,
+    }
+    if "head.bias" in state:
+        renamed["unembed.b_U"] = state["head.bias"]
+    if c.rotary is None:
+        renamed["pos_embed.W_pos"] = state["pos.weight"]
+    norms = {"ln_out": "ln_final"}
+    for i in range(c.n_layers):
+        a, b = f"layers.{i}.attn.", f"blocks.{i}.attn."
+        u = "_" if c.group > 1 else ""
+        for port, heads, name in (
+            ("q", c.n_heads, "Q"), ("k", c.n_kv_heads, f"{u}K"), ("v", c.n_kv_heads, f"{u}V")
+        ):  # fmt: skip
+            under, letter = ("_", name[1:]) if name.startswith("_") else ("", name)
+            weight = state[f"{a}{port}.weight"].view(heads, dh, d).transpose(1, 2)
+            renamed[f"{b}{under}W_{letter}"] = weight
+            renamed[f"{b}{under}b_{letter}"] = state[f"{a}{port}.bias"].view(heads, dh)
+        renamed[b + "W_O"] = state[a + "o.weight"].T.unflatten(0, (c.n_heads, dh))
+        renamed[b + "b_O"] = state[a + "o.bias"]
+        norms |= {f"layers.{i}.{n}": f"blocks.{i}.{n}" for n in ("ln1", "ln2")}
+        m = f"layers.{i}.mlp."
+        for old, new in (("fc_in", "in"), ("fc_out", "out"), ("in", "in"), ("out", "out"), ("gate", "gate")):
+            if f"{m}{old}.weight" in state:
+                renamed[f"blocks.{i}.mlp.W_{new}"] = state[f"{m}{old}.weight"].T
+            if f"{m}{old}.bias" in state:
+                renamed[f"blocks.{i}.mlp.b_{new}"] = state[f"{m}{old}.bias"]
+    for old, new in norms.items():
+        for suffix, letter in (("weight", "w"), ("bias", "b")):
+            if f"{old}.{suffix}" in state:
+                renamed[f"{new}.{letter}"] = state[f"{old}.{suffix}"]
+    return renamed

@@ -1,0 +1,142 @@
+"""Reading canonical weights from a checkpoint, and telling which of its tensors that takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from circuit_econ.errors import CheckpointError
+from circuit_econ.model.config import ModelConfig, read_config
+from circuit_econ.model.source import Format, Source
+from circuit_econ.model.weights import gpt2, gpt_neox, llama, native
+from circuit_econ.model.weights.canonical import Weights
+
+__all__ = ["Inventory", "Tensors", "inventory", "read_weights"]
+
+_MAPPINGS: Final = {
+    "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
+    "llama": llama,
+    "mistral": llama,
+    "olmo": llama,
+    "qwen2": llama,
+    "qwen3": llama,
+    "TransformerLens-native": native,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a checkpoint's tensors are for.
+
+    Attributes:
+        read: Names that the model needs and the checkpoint has.
+        missing: Names that the model needs and the checkpoint lacks.
+        ignored: Names that are known to carry nothing (masks, frequency tables, repeated ties).
+    """
+
+    read: frozenset[str]
+    missing: frozenset[str]
+    ignored: frozenset[str]
+
+
+class Tensors:
+    """The tensors of a checkpoint, handed out by name and remembered.
+
+    With ``dry``, nothing is copied: tensors come as shapes only and what is missing is noted
+    instead of raised.
+    """
+
+    def __init__(self, source: Source, *, dry: bool = False, prefix: str = "") -> None:
+        """Hand out the tensors of ``source``; ``prefix`` is added where the names carry it."""
+        self.source, self.dry = source, dry
+        # Base models save names without the language model's prefix; both are in use.
+        has = any(name.startswith(prefix) for name in source.tensors)
+        self.prefix = prefix if has else ""
+        self.read: set[str] = set()
+        self.missing: set[str] = set()
+
+    def take(self, name: str, *shape: int, bare: bool = False) -> Tensor:
+        """The tensor of a name and shape.
+
+        Args:
+            name: Its name without the prefix.
+            shape: What its shape must be.
+            bare: Whether the name never carries the prefix.
+
+        Raises:
+            CheckpointError: If it is missing or of another shape.
+        """
+        full = name if bare else self.prefix + name
+        tensor = self.source.tensors.get(full)
+        if tensor is None:
+            self.missing.add(full)
+            if not self.dry:
+                raise CheckpointError(
+                    f"{self.source.origin}: tensor {full!r} is missing (there are "
+                    f"{len(self.source.tensors)} others)"
+                )
+            return torch.empty(shape, device="meta")
+        self.read.add(full)
+        if self.dry:
+            return torch.empty(shape, device="meta")
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"{self.source.origin}: tensor {full!r} has shape {tuple(tensor.shape)}; "
+                f"config.json asks for {shape}"
+            )
+        return tensor
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds a tensor of that name (prefix added)."""
+        return self.prefix + name in self.source.tensors
+
+    def zeros(self, *shape: int) -> Tensor:
+        """What stands in for a bias that a file may leave out."""
+        return torch.zeros(shape, device="meta" if self.dry else "cpu")
+
+
+def read_weights(source: Source, config: ModelConfig) -> Weights:
+    """Canonical weights, sharing memory with the source where the arrangement allows it.
+
+    Raises:
+        CheckpointError: If a tensor is missing, has another shape than the configuration asks for,
+            holds NaN or infinity, or would be left unused although it changes the function.
+    """
+    mapping = _MAPPINGS[config.architecture]
+    tensors = Tensors(source, prefix=mapping.PREFIX)
+    weights = mapping.read(tensors, config)
+    for name in sorted(tensors.read):
+        if not torch.isfinite(source.tensors[name]).all():
+            bad = (~torch.isfinite(source.tensors[name])).sum().item()
+            raise CheckpointError(
+                f"{source.origin}: tensor {name!r} holds {bad} values that are NaN or infinite"
+            )
+    if source.format is Format.TRANSFORMER_LENS:
+        native.refuse_unused(source, tensors.read, _ignored(source, config))
+    return weights
+
+
+def inventory(source: Source) -> Inventory:
+    """Which tensors of a checkpoint are read, missing, or known to carry nothing.
+
+    Raises:
+        CheckpointError: If the configuration is not supported.
+    """
+    config = read_config(source)
+    mapping = _MAPPINGS[config.architecture]
+    tensors = Tensors(source, dry=True, prefix=mapping.PREFIX)
+    mapping.read(tensors, config)
+    return Inventory(
+        frozenset(tensors.read), frozenset(tensors.missing), _ignored(source, config)
+    )
+
+
+def _ignored(source: Source, config: ModelConfig) -> frozenset[str]:
+    pattern = re.compile(_MAPPINGS[config.architecture].IGNORED)
+    ties = {"lm_head.weight", "embed_out.weight"} if config.tied else set()
+    return frozenset(n for n in source.tensors if pattern.search(n) or n in ties)

@@ -1,0 +1,462 @@
+"""The way through the house: open, audit, load ahead, measure, write, go on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from circuit_econ.errors import CheckpointError, ConfigurationError, unknown
+from circuit_econ.evaluation import Evaluation
+from circuit_econ.ledger import Ledger, LedgerWriter
+from circuit_econ.measures import Context, Measure, Plan, measures_of
+from circuit_econ.measures.statistics import ratio_estimate
+from circuit_econ.model import Model, ModelConfig, Source, inventory, read_config
+from circuit_econ.model.check import check_against_bridge, check_identity, compare
+from circuit_econ.model.intervene import components
+from circuit_econ.progress import Progress, Silent
+from circuit_econ.tables import BASELINES, SCHEMA_VERSION, Kind, Status, make_table
+from circuit_econ.trajectory import Trajectory, checkpoint_digest, findings, load_ahead
+from circuit_econ.trajectory.ahead import Loaded
+
+__all__ = ["DTYPES", "Settings", "measure", "resolve_device", "walk"]
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+}
+
+_VERSIONED = ("circuit_econ", "torch", "transformer-lens", "transformers", "polars", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to measure; everything here is part of what a ledger's numbers mean.
+
+    Attributes:
+        measures: The measures, in the order in which they run.
+        baselines: Baselines to ablate with.
+        seed: Root seed: donors, shuffles.
+        dtype: Of the numbers.
+        device: Where to compute.
+        options: Settings of measures by name; those left out have their defaults.
+    """
+
+    measures: list[Measure]
+    baselines: tuple[str, ...]
+    seed: int
+    dtype: torch.dtype
+    device: torch.device
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def make(
+        cls,
+        measures: Sequence[str],
+        baselines: Sequence[str],
+        seed: int,
+        dtype: str,
+        device: str | None,
+        options: Mapping[str, Any] | None,
+    ) -> Settings:
+        """Resolve names.
+
+        Raises:
+            ConfigurationError: If one does not exist; what exists is listed.
+        """
+        chosen = measures_of(measures)
+        for name in baselines:
+            if name not in BASELINES:
+                raise unknown("baseline", name, BASELINES)
+        if not baselines:
+            raise ConfigurationError(f"no baseline asked for; there is: {', '.join(BASELINES)}")
+        if dtype not in DTYPES:
+            raise unknown("dtype", dtype, DTYPES)
+        given = dict(options or {})
+        resolved = {m.name: given.pop(m.name, None) or m.settings() for m in chosen}
+        for name in given:
+            measures_of([name])
+        return cls(
+            chosen, tuple(dict.fromkeys(baselines)), seed, DTYPES[dtype], resolve_device(device),
+            resolved,
+        )  # fmt: skip
+
+    def context(self, model: Model, evaluation: Evaluation, step: int, plan: Plan) -> Context:
+        """What a measure is given at one checkpoint."""
+        return Context(model, evaluation, step, self.baselines, plan, self.seed)
+
+
+def walk(
+    trajectory: Trajectory,
+    evaluation: Evaluation,
+    measures: Sequence[str] = ("value", "capacity"),
+    baselines: Sequence[str] = ("mean",),
+    out: str | Path = "run",
+    device: str | None = None,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    settings: Mapping[str, Any] | None = None,
+    configuration: Mapping[str, Any] | None = None,
+    study: str = "walk",
+    progress: Progress | None = None,
+) -> Ledger:
+    """Measure every checkpoint of a trajectory and write the ledger.
+
+    A run that was stopped, at whatever moment, continues where it was; more steps or measures
+    extend the ledger. A checkpoint that cannot be measured is recorded with its reason, the rest go
+    on, and the next walk tries it again.
+
+    Args:
+        trajectory: From :func:`circuit_econ.open_trajectory`.
+        evaluation: The sequences, the same at every checkpoint.
+        measures: Names of measures.
+        baselines: Names of baselines to ablate with.
+        out: The run's folder.
+        device: ``cpu``, ``cuda``, ``cuda:1`` …; None means CUDA if there is one.
+        seed: Root seed.
+        dtype: ``float32``, ``float64`` or ``bfloat16``.
+        settings: Settings objects of measures, by name.
+        configuration: What ``run.yaml`` shall say of where the run came from.
+        study: Name of the study, for the page.
+        progress: Told what happens; nothing is shown by default.
+
+    Returns:
+        The ledger, open for reading.
+
+    Raises:
+        ConfigurationError: If a name does not exist, or a measure does not go with the model.
+        LedgerError: If the folder cannot be written or holds another configuration's ledger.
+        DisagreementError: If our forward pass is not the model's.
+    """
+    chosen = Settings.make(measures, baselines, seed, dtype, device, settings)
+    told = progress or Silent()
+    plan = _plan(trajectory, evaluation, chosen)
+    run = _describe(trajectory, evaluation, chosen, plan, dict(configuration or {}), study)
+    with LedgerWriter.open(out, run) as writer:
+        plan = Plan(**writer.ledger.run["plan"])
+        todo = [s for s in trajectory.steps if _unfinished(writer, s, chosen.measures)]
+        told.begin(len(trajectory.steps), len(todo))
+        walker = _Walker(trajectory, evaluation, chosen, plan, writer, told)
+        with told:
+            for loaded in load_ahead(trajectory, todo, inventory=inventory):
+                walker.visit(loaded)
+        _audit(writer, told)
+        return writer.ledger
+
+
+def measure(
+    bridge: Any,
+    evaluation: Evaluation,
+    measures: Sequence[str] = ("value",),
+    baselines: Sequence[str] = ("mean",),
+    device: str | None = None,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, pl.DataFrame]:
+    """Measure one model in hand, without files; its tables carry step 0.
+
+    Args:
+        bridge: A ``TransformerBridge`` as booted (compatibility mode folds weights: refused).
+        evaluation: The sequences.
+        measures: Names of measures.
+        baselines: Names of baselines.
+        device: Where to compute.
+        seed: Root seed.
+        dtype: Of the numbers.
+        settings: Settings objects of measures, by name.
+
+    Raises:
+        ConfigurationError: If a name does not exist.
+        CheckpointError: If the model is not supported or does not go with the evaluation set.
+        DisagreementError: If our forward pass is not the bridge's.
+    """
+    chosen = Settings.make(measures, baselines, seed, dtype, device, settings)
+    model = Model.from_bridge(bridge, chosen.dtype, chosen.device)
+    _check_fits(model.config, evaluation)
+    compare(model, bridge, evaluation.tokens, evaluation.targets, "the bridge")
+    check_identity(model, evaluation.tokens[:1])
+    plan = Plan.choose(model.config, evaluation.length, chosen.device)
+    tables: dict[str, pl.DataFrame] = {}
+    for one in chosen.measures:
+        one.check(model.config, chosen.options[one.name])
+        context = chosen.context(model, evaluation, 0, plan)
+        tables |= one.run(context, chosen.options[one.name])
+    return tables
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device of a name; None means CUDA if there is one, else the CPU.
+
+    Raises:
+        ConfigurationError: If it does not exist here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ConfigurationError(
+            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); "
+            f"there is: {', '.join(there)}"
+        ) from None
+    return device
+
+
+class _Walker:
+    """Measures checkpoints one by one and remembers what later ones are compared with."""
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        evaluation: Evaluation,
+        settings: Settings,
+        plan: Plan,
+        writer: LedgerWriter,
+        progress: Progress,
+    ) -> None:
+        self.trajectory, self.evaluation, self.settings = trajectory, evaluation, settings
+        self.plan, self.writer, self.progress = plan, writer, progress
+        self.proven: tuple[Any, ...] | None = None
+
+    def visit(self, loaded: Loaded) -> None:
+        """Measure one checkpoint, or record why it cannot be."""
+        began = time.perf_counter()
+        step = loaded.step
+        self.progress.checkpoint(step)
+        if loaded.tensors is not None:
+            self.writer.write("tensors", loaded.tensors, step)
+        try:
+            if loaded.error is not None:
+                raise loaded.error
+            assert loaded.source is not None and loaded.tensors is not None
+            model = self._load(loaded.source)
+            loss = self._measure(model, step)
+        except CheckpointError as error:
+            self._record(loaded, began, Status.FAILED, str(error), (None, None))
+            self.progress.failed(step, str(error))
+        else:
+            self._record(loaded, began, Status.MEASURED, "", loss)
+            self.progress.measured(step)
+
+    def _load(self, source: Source) -> Model:
+        """The model, proven to be what the checkpoint computes."""
+        model = Model.from_source(source, self.settings.dtype, self.settings.device)
+        _check_fits(model.config, self.evaluation)
+        table = _components_table(model.config)
+        if not self.writer.has("components", None):
+            self.writer.write("components", table)
+        known = self.writer.ledger.table("components").collect()
+        if not known.equals(table):
+            raise CheckpointError(
+                f"{source.origin}: its components are not those of the run: {table.height} "
+                f"components in {model.config.n_layers} layers, {known.height} before; a run has "
+                "one shape"
+            )
+        shapes = tuple(sorted((n, tuple(t.shape)) for n, t in source.tensors.items()))
+        if self.proven != (model.config, shapes):
+            check_against_bridge(source, self.evaluation.tokens, self.evaluation.targets)
+            self.proven = (model.config, shapes)
+        check_identity(model, self.evaluation.tokens[:1])
+        return model
+
+    def _measure(self, model: Model, step: int) -> tuple[float | None, float | None]:
+        for number, one in enumerate(self.settings.measures):
+            if all(self.writer.has(table, step) for table in one.tables):
+                continue
+            options = self.settings.options[one.name]
+            one.check(model.config, options)
+            context = self.settings.context(model, self.evaluation, step, self.plan)
+            share = 1 / len(self.settings.measures)
+            context.progress = lambda done, at=number, name=one.name, share=share: (
+                self.progress.fraction(name, (at + done) * share)
+            )
+            for table, frame in one.run(context, options).items():
+                self.writer.write(table, frame, step)
+        return _clean_loss(model, self.evaluation, self.plan)
+
+    def _record(
+        self,
+        loaded: Loaded,
+        began: float,
+        status: Status,
+        reason: str,
+        loss: tuple[float | None, float | None],
+    ) -> None:
+        digest = None if loaded.tensors is None else checkpoint_digest(loaded.tensors)
+        name = next(k for k, v in DTYPES.items() if v is self.settings.dtype)
+        columns = {
+            "step": loaded.step,
+            "tokens_seen": self.trajectory.checkpoint(loaded.step).tokens_seen,
+            "status": str(status),
+            "reason": reason,
+            "loss": loss[0],
+            "loss_se": loss[1],
+            "digest": digest,
+            "seconds": time.perf_counter() - began,
+            "device": _device_name(self.settings.device),
+            "dtype": name,
+        }
+        self.writer.write("checkpoints", make_table("checkpoints", columns), loaded.step)
+
+
+@torch.no_grad()
+def _clean_loss(
+    model: Model, evaluation: Evaluation, plan: Plan
+) -> tuple[float | None, float | None]:
+    losses = []
+    for rows in torch.arange(len(evaluation.tokens)).split(plan.panel):
+        stream = model.run(model.embed(evaluation.tokens[rows].to(model.device)))
+        losses.append(model.sequence_losses(stream, evaluation.targets[rows].to(model.device)).cpu())
+    counts = (evaluation.targets >= 0).sum(1)
+    loss, se = ratio_estimate(torch.cat(losses), counts, evaluation.clusters)
+    return float(loss), None if se.isnan() else float(se)
+
+
+def _check_fits(config: ModelConfig, evaluation: Evaluation) -> None:
+    """Raise a CheckpointError if the evaluation set does not go with the model."""
+    if evaluation.length > config.n_ctx:
+        raise CheckpointError(
+            f"sequences of {evaluation.length} tokens are longer than the model's context of "
+            f"{config.n_ctx}; choose evaluation.length={config.n_ctx} or less"
+        )
+    for what, needed, has in (
+        ("token id", evaluation.vocabulary, config.d_vocab),
+        ("target id", evaluation.target_vocabulary, config.d_vocab_out),
+    ):
+        if needed > has:
+            raise CheckpointError(
+                f"{what} {needed - 1} is outside the model's vocabulary of {has}; the evaluation "
+                "set was made with another tokenizer"
+            )
+
+
+def _components_table(config: ModelConfig) -> pl.DataFrame:
+    found = components(config)
+    columns: dict[str, Any] = {
+        "component": [c.name for c in found] + [str(Kind.LOGITS)],
+        "kind": [str(c.kind) for c in found] + [str(Kind.LOGITS)],
+        "layer": [c.layer for c in found] + [None],
+        "head": [c.head for c in found] + [None],
+    }
+    return make_table("components", columns)
+
+
+def _unfinished(writer: LedgerWriter, step: int, measures: Sequence[Measure]) -> bool:
+    if not writer.has("checkpoints", step):
+        return True
+    row = writer.ledger.table("checkpoints").filter(pl.col("step") == step).collect()
+    # A checkpoint that failed is tried again: the file may have been mended since.
+    if row["status"].to_list() != [Status.MEASURED]:
+        return True
+    return not all(writer.has(table, step) for m in measures for table in m.tables)
+
+
+def _plan(trajectory: Trajectory, evaluation: Evaluation, settings: Settings) -> Plan:
+    """A plan for the run's shape, taken from the first checkpoint whose configuration is readable."""
+    reasons = []
+    for checkpoint in trajectory.checkpoints:
+        step = checkpoint.step
+        try:
+            source = Source(
+                trajectory.format(step), trajectory.config(step), {}, checkpoint.origin
+            )
+            config = read_config(source)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        for one in settings.measures:
+            one.check(config, settings.options[one.name])
+        return Plan.choose(config, evaluation.length, settings.device)
+    raise ConfigurationError(reasons[0])
+
+
+def _audit(writer: LedgerWriter, progress: Progress) -> None:
+    """The audit of the whole run: what it says of a step depends on the steps after it."""
+    tensors = writer.ledger.table("tensors").collect()
+    found = findings(tensors)
+    for step in writer.ledger.steps("tensors"):
+        writer.write("audit", found.filter(pl.col("step") == step), step)
+    for row in found.iter_rows(named=True):
+        progress.finding(row["step"], row["finding"], row["tensor"], row["detail"])
+
+
+def _describe(
+    trajectory: Trajectory,
+    evaluation: Evaluation,
+    settings: Settings,
+    plan: Plan,
+    configuration: dict[str, Any],
+    study: str,
+) -> dict[str, Any]:
+    """What ``run.yaml`` says; ``identity`` is what may not change within one ledger."""
+    dtype = next(k for k, v in DTYPES.items() if v is settings.dtype)
+    reference = evaluation.reference
+    notes = []
+    if reference is None:
+        notes.append("Baselines are taken from the evaluation sequences themselves.")
+    if len(evaluation.tokens) == 1:
+        notes.append("A single sequence: standard errors cannot be estimated.")
+    elif evaluation.clusters is not None and len(evaluation.clusters.unique()) == 1:
+        notes.append("A single document: standard errors cannot be estimated.")
+    return {
+        "study": study,
+        "schema_version": SCHEMA_VERSION,
+        "identity": {
+            "trajectory": trajectory.origin,
+            "evaluation": evaluation.digest,
+            "baselines": list(settings.baselines),
+            "seed": settings.seed,
+            "dtype": dtype,
+            "device": settings.device.type,
+            "measures": {name: asdict(options) for name, options in settings.options.items()},
+        },
+        "plan": asdict(plan),
+        "trajectory": {"name": trajectory.name, "origin": trajectory.origin},
+        "evaluation": {
+            "name": evaluation.name,
+            "sequences": len(evaluation.tokens),
+            "length": evaluation.length,
+            "scored": evaluation.scored,
+            "documents": None
+            if evaluation.clusters is None
+            else len(evaluation.clusters.unique()),
+            "reference": None if reference is None else len(reference),
+            "digest": evaluation.digest,
+            **{k: v for k, v in evaluation.description.items() if k not in ("sequences", "length")},
+        },
+        "configuration": configuration,
+        "digests": {"evaluation": evaluation.digest},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _VERSIONED},
+        },
+        "device": _device_name(settings.device),
+        "notes": notes,
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,117 @@
+"""Value, and attention scores beside it, over time as lines."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import altair as alt
+
+from circuit_econ.report.charts.encodings import (
+    LARGEST_FIRST,
+    OF_BASELINE,
+    TOLD,
+    VALUE,
+    Z95,
+    AnyChart,
+    baseline_choice,
+    quantity_choice,
+    step_axis,
+    supply,
+    themed,
+    value_tooltip,
+)
+from circuit_econ.report.frames import RunFrames
+from circuit_econ.report.theme import FAINT
+
+__all__ = ["score_and_value", "value_over_time"]
+
+_COLOURED: Final = 6  # more colours cannot be told apart
+_COMPONENT: Final = alt.Color(
+    "component:N", legend=alt.Legend(title="largest", symbolOpacity=1, symbolType="circle")
+)
+
+
+def value_over_time(run: RunFrames, width: int | str = 860, data: str | None = None) -> AnyChart:
+    """Value of every component over time as lines: the largest coloured, with error bands.
+
+    Args:
+        run: A run with values.
+        width: Of the plot in pixels, or "container" to fill the element it is shown in.
+        data: Name of a dataset that whoever shows the chart supplies; by default the rows go along.
+    """
+    base = (
+        _ranked(alt.Chart(), "abs(datum.value)")
+        .transform_calculate(
+            low=f"datum.value - {Z95} * (datum.se || 0)",
+            high=f"datum.value + {Z95} * (datum.se || 0)",
+        )
+        .encode(x=step_axis(run.steps))
+    )
+    layers = _highlighted(base, alt.Y("value:Q", title=VALUE))
+    band = (
+        base.transform_filter(f"datum.rank <= {_COLOURED}")
+        .mark_area(opacity=0.18)
+        .encode(
+            y=alt.Y("low:Q", title=VALUE),
+            y2="high:Q",
+            color=_COMPONENT,
+        )
+    )
+    chart = alt.layer(band, *layers, data=supply(run.accounts, data)).properties(
+        width=width, height=260
+    )
+    return themed(chart.add_params(baseline_choice([run])))
+
+
+def score_and_value(run: RunFrames, width: int = 780, data: str | None = None) -> AnyChart:
+    """An attention score of every head over time, above the value of the same heads.
+
+    The heads with the highest scores are coloured, alike in both panels, so that a phase change
+    shows in what a head does and in what it earns. Without values only the scores are drawn.
+
+    Args:
+        run: A run with attention scores.
+        width: Of the plots in pixels.
+        data: Name of a dataset that whoever shows the chart supplies; by default the rows go along.
+    """
+    base = (
+        _ranked(alt.Chart(), "datum[quantity]")
+        .transform_filter("datum.kind === 'head'")
+        .encode(x=step_axis(run.steps))
+    )
+    score = alt.Y("size:Q", title="attention score")
+    panels = [alt.layer(*_highlighted(base, score)).properties(width=width, height=190)]
+    if run.has_values:
+        value = alt.Y("value:Q", title=VALUE)
+        panels.append(alt.layer(*_highlighted(base, value)).properties(width=width, height=190))
+    chart = alt.vconcat(*panels, data=supply(run.accounts, data), spacing=12)
+    return themed(chart.add_params(baseline_choice([run]), quantity_choice(run)))
+
+
+def _ranked(chart: alt.Chart, size: str) -> alt.Chart:
+    """Rows of the chosen baseline with ``size``; ``rank`` of the component by its largest size."""
+    return (
+        chart.transform_filter(OF_BASELINE)
+        .transform_calculate(size=size)
+        .transform_filter("isValid(datum.size)")
+        .transform_calculate(**TOLD)
+        .transform_joinaggregate(peak="max(size)", groupby=["component"])
+        .transform_window(
+            rank="dense_rank()",
+            sort=LARGEST_FIRST,
+        )
+    )
+
+
+def _highlighted(base: alt.Chart, y: alt.Y) -> list[alt.Chart]:
+    """Lines of :func:`_ranked` components: those of the first ranks coloured, the others faint."""
+    top = base.transform_filter(f"datum.rank <= {_COLOURED}")
+    return [
+        base.transform_filter(f"datum.rank > {_COLOURED}")
+        .mark_line(strokeWidth=1, opacity=0.3)
+        .encode(y=y, detail="component:N", color=alt.value(FAINT)),
+        top.mark_line(strokeWidth=2).encode(y=y, color=_COMPONENT),
+        top.mark_point(filled=True, size=35, opacity=1).encode(
+            y=y, color=_COMPONENT, tooltip=[*value_tooltip(), alt.Tooltip("size:Q", format=".3~g")]
+        ),
+    ]

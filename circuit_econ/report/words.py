@@ -1,0 +1,171 @@
+"""What a run says in words, for the page and the terminal alike: numbers, headline, warnings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import polars as pl
+
+from circuit_econ.accounts import sign_disagreements
+from circuit_econ.report.frames import RunFrames
+
+__all__ = ["Notice", "amount", "earners", "headline", "last_step", "notices", "plus_minus"]
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to know before believing a number.
+
+    Attributes:
+        text: One sentence.
+        details: The cases, one line each.
+    """
+
+    text: str
+    details: tuple[str, ...] = ()
+
+
+def plus_minus(value: float | None, se: float | None) -> str:
+    """A number with its standard error: two digits of the error, and as many places of the number.
+
+    ``0.123 ± 0.045``, or ``(1.23 ± 0.45)×10⁻⁵`` where that is shorter; a dash for no number, and
+    ``(no se)`` where the error could not be estimated.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    known = se is not None and math.isfinite(se)
+    error = se if known and se is not None else 0.0
+    size = max(abs(value), error)
+    exponent = math.floor(math.log10(size)) if size else 0
+    exponent = 0 if -3 <= exponent <= 5 else exponent
+    scaled, error = value / 10.0**exponent, error / 10.0**exponent
+    leading = error if error > 0 else abs(scaled) / 10
+    places = max(0, min(6, 1 - math.floor(math.log10(leading)))) if leading > 0 else 0
+    number = f"{scaled:,.{places}f}".replace("-", "−")
+    text = f"{number} ± {error:,.{places}f}" if known else number
+    if exponent:
+        power = f"×10{str(exponent).translate(_SUPERSCRIPT)}"
+        text = f"({text}){power}" if known else text + power
+    return text if known else f"{text} (no se)"
+
+
+def amount(number: float | int | None) -> str:
+    """A capacity: whole numbers in full, others to four digits, a dash for none."""
+    if number is None or not math.isfinite(number):
+        return "–"
+    if float(number).is_integer() and abs(number) < 1e15:
+        return f"{number:,.0f}"
+    return f"{number:,.4g}" if abs(number) < 1e4 else f"{number:,.0f}"
+
+
+def last_step(run: RunFrames) -> int | None:
+    """The last checkpoint with values; None if there is none."""
+    return run.steps[-1] if run.has_values else None
+
+
+def earners(run: RunFrames) -> pl.DataFrame:
+    """Rows of ``accounts`` at the last checkpoint under the first baseline, largest value first."""
+    if not run.has_values:
+        return run.accounts.clear()
+    return run.accounts.filter(
+        (pl.col("step") == run.steps[-1]) & (pl.col("baseline") == run.baselines[0])
+    ).sort("value", descending=True, nulls_last=True, maintain_order=True)
+
+
+def headline(run: RunFrames) -> str:
+    """One paragraph: what was measured, and which components earned most at the last checkpoint."""
+    rows = earners(run)
+    measured = run.checkpoints.height - run.failed.height
+    if not rows.height:
+        if not run.checkpoints.height:
+            return "No checkpoint was recorded."
+        if not measured:
+            return f"None of {_count(run.checkpoints.height, 'checkpoint')} could be measured."
+        return (
+            f"{measured} of {run.checkpoints.height} checkpoints were measured, but not for value."
+        )
+    loss = run.checkpoints.filter(pl.col("step") == run.steps[-1])
+    told = [
+        f"{name} ({plus_minus(value, se)})"
+        for name, value, se in rows.select("component", "value", "se").head(3).iter_rows()
+    ]
+    many = f"{told[0]} earned most" if len(told) == 1 else (
+        f"{told[0]} earned most, then {' and '.join(told[1:])}"
+    )  # fmt: skip
+    sentences = [
+        f"At step {run.steps[-1]:,}"
+        + (
+            f", with a loss of {plus_minus(loss['loss'][0], loss['loss_se'][0])} nats per position,"
+            if loss.height and loss["loss"][0] is not None
+            else ""
+        )
+        + f" {many}: that much would be lost if the component were replaced by its "
+        f"{run.baselines[0]} baseline."
+    ]
+    clear = rows.filter(pl.col("value").abs() > 2 * pl.col("se").fill_nan(None)).height
+    if rows["se"].is_not_null().any():
+        sentences.append(
+            f"{clear} of {rows.height} components are further than two standard errors from zero."
+        )
+    sentences.append(f"{measured} of {run.checkpoints.height} checkpoints were measured.")
+    return " ".join(sentences)
+
+
+def notices(run: RunFrames) -> list[Notice]:
+    """What a reader has to know: failures, audit, missing errors, contradictions, notes."""
+    found = []
+    if run.failed.height:
+        found.append(
+            Notice(
+                f"{_count(run.failed.height, 'checkpoint')} could not be measured.",
+                tuple(f"step {s:,}: {r}" for s, r in run.failed.select("step", "reason").rows()),
+            )
+        )
+    if run.audit.height:
+        found.append(
+            Notice(
+                f"The audit of the trajectory has {_count(run.audit.height, 'finding')}.",
+                tuple(
+                    f"step {step:,}: {finding}{f' ({tensor})' if tensor else ''}: {detail}"
+                    for step, finding, tensor, detail in run.audit.rows()
+                ),
+            )
+        )
+    if run.has_values:
+        found += _value_notices(run)
+    found += [Notice(str(note)) for note in run.run.get("notes") or []]
+    return found
+
+
+def _value_notices(run: RunFrames) -> list[Notice]:
+    found = []
+    turned = sign_disagreements(run.accounts.lazy())
+    if turned.height:
+        by_component = turned.group_by("component", maintain_order=True).agg(
+            pl.len(), pl.col("step").last(), pl.col("positive").last(), pl.col("negative").last()
+        )
+        found.append(
+            Notice(
+                f"The baselines disagree about {_count(by_component.height, 'component')}: "
+                "beyond 2 se, useful under one and harmful under another.",
+                tuple(
+                    f"{component}: at {_count(count, 'checkpoint')}; at step {step:,} positive "
+                    f"under {positive}, negative under {negative}"
+                    for component, count, step, positive, negative in by_component.rows()
+                ),
+            )
+        )
+    lacking = run.accounts.filter(pl.col("value").is_not_null() & pl.col("se").is_null())
+    if lacking.height:
+        single = lacking["sequences"].max() == 1
+        why = ": the evaluation set is a single sequence" if single else ""
+        share = f"{lacking.height:,} of {_count(run.accounts.height, 'value')}"
+        found.append(Notice(f"{share} have no standard error{why}."))
+    return found
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,225 @@
+"""The shared vocabulary: one schema per table, the names of components, the currencies.
+
+Everything that is written by one part of the house and read by another is named here, once. The
+module imports nothing of the project, so every part may import it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Final
+
+import polars as pl
+
+__all__ = [
+    "BASELINES",
+    "CURRENCY_UNITS",
+    "SCHEMA_VERSION",
+    "STEPLESS",
+    "TABLES",
+    "Baseline",
+    "Currency",
+    "Kind",
+    "Status",
+    "component_key",
+    "head_name",
+    "kv_name",
+    "make_table",
+    "mlp_name",
+    "output_bias_name",
+    "set_name",
+]
+
+SCHEMA_VERSION: Final = 1
+"""Version of the ledger's tables; written to ``run.yaml`` and checked when a ledger is opened."""
+
+_S, _I, _F = pl.String, pl.Int64, pl.Float64
+
+TABLES: Final[dict[str, pl.Schema]] = {
+    "components": pl.Schema({"component": _S, "kind": _S, "layer": _I, "head": _I}),
+    "checkpoints": pl.Schema(
+        {
+            "step": _I,
+            "tokens_seen": _I,
+            "status": _S,
+            "reason": _S,
+            "loss": _F,  # nats per scored position
+            "loss_se": _F,
+            "digest": _S,
+            "seconds": _F,
+            "device": _S,
+            "dtype": _S,
+        }
+    ),
+    "tensors": pl.Schema(
+        # What the audit is computed from. ``norm`` is the Frobenius norm, ``nonfinite`` counts NaN
+        # and infinities, ``role`` is read, extra or missing.
+        {
+            "step": _I,
+            "tensor": _S,
+            "role": _S,
+            "shape": _S,
+            "dtype": _S,
+            "digest": _S,
+            "norm": _F,
+            "nonfinite": _I,
+        }
+    ),
+    "audit": pl.Schema({"step": _I, "finding": _S, "tensor": _S, "detail": _S}),
+    "value": pl.Schema(
+        {
+            "step": _I,
+            "component": _S,
+            "baseline": _S,
+            "value": _F,  # nats per scored position; positive = useful
+            "se": _F,  # null where it cannot be estimated (one sequence or one document)
+            "sequences": _I,
+            "placebo": _F,
+            "placebo_se": _F,
+        }
+    ),
+    "capacity": pl.Schema(
+        {"step": _I, "component": _S, "currency": _S, "place": _S, "amount": _F}
+    ),
+    "attention": pl.Schema({"step": _I, "component": _S, "quantity": _S, "amount": _F}),
+}
+"""Columns of every table, in order. Amounts are Float64, steps Int64, names String."""
+
+STEPLESS: Final = frozenset({"components"})
+"""Tables without a step: one for the whole run."""
+
+
+class Kind(StrEnum):
+    """What a row of ``components`` is."""
+
+    EMBED = "embed"
+    POS = "pos"
+    HEAD = "head"
+    MLP = "mlp"
+    LOGITS = "logits"
+
+
+class Status(StrEnum):
+    """Outcome of a checkpoint in the ``checkpoints`` table."""
+
+    MEASURED = "measured"
+    FAILED = "failed"
+
+
+class Baseline(StrEnum):
+    """What stands in an ablated component's place (economy, section 2)."""
+
+    MEAN = "mean"
+    MEAN_POSITION = "mean-position"
+    ZERO = "zero"
+    RESAMPLE = "resample"
+
+
+BASELINES: Final = tuple(b.value for b in Baseline)
+
+
+class Currency(StrEnum):
+    """Capacity is counted in several currencies, never mixed in one column."""
+
+    PARAMETERS = "parameters"
+    SQUARED_NORM = "squared_norm"
+    EFFECTIVE_RANK_OV = "effective_rank_ov"
+    EFFECTIVE_RANK_QK = "effective_rank_qk"
+    EFFECTIVE_RANK_OUT = "effective_rank_out"
+    STABLE_RANK_OV = "stable_rank_ov"
+    STABLE_RANK_QK = "stable_rank_qk"
+    STABLE_RANK_OUT = "stable_rank_out"
+    STREAM_SHARE = "stream_share"
+    STREAM_SHARE_CENTRED = "stream_share_centred"
+    DIMENSIONS_USED = "dimensions_used"
+    DIRECTIONS = "directions"
+
+
+CURRENCY_UNITS: Final[dict[str, str]] = {
+    Currency.PARAMETERS: "parameters",
+    Currency.SQUARED_NORM: "squared Frobenius norm, as trained",
+    Currency.EFFECTIVE_RANK_OV: "effective rank of W_V W_O",
+    Currency.EFFECTIVE_RANK_QK: "effective rank of W_Q W_Kᵀ (position-free)",
+    Currency.EFFECTIVE_RANK_OUT: "effective rank of W_out",
+    Currency.STABLE_RANK_OV: "stable rank of W_V W_O",
+    Currency.STABLE_RANK_QK: "stable rank of W_Q W_Kᵀ (position-free)",
+    Currency.STABLE_RANK_OUT: "stable rank of W_out",
+    Currency.STREAM_SHARE: "share of the residual stream",
+    Currency.STREAM_SHARE_CENTRED: "share of the stream, means removed",
+    Currency.DIMENSIONS_USED: "dimensions used (participation ratio)",
+    Currency.DIRECTIONS: "directions claimed in the layer's set",
+}
+
+
+def head_name(layer: int, head: int) -> str:
+    """``a{layer}.h{head}``: one attention head."""
+    return f"a{layer}.h{head}"
+
+
+def mlp_name(layer: int) -> str:
+    """``m{layer}``: one MLP, output bias included."""
+    return f"m{layer}"
+
+
+def kv_name(layer: int, group: int) -> str:
+    """``a{layer}.kv{group}``: key and value parameters shared by a group of heads."""
+    return f"a{layer}.kv{group}"
+
+
+def output_bias_name(layer: int) -> str:
+    """``a{layer}.b_O``: the attention output bias, which belongs to no head."""
+    return f"a{layer}.b_O"
+
+
+def set_name(components: Sequence[str]) -> str:
+    """Name of a jointly ablated set: its members in reading order, joined by ``+``."""
+    return "+".join(sorted(components, key=component_key))
+
+
+_NAME = re.compile(r"^(?:(?P<attn>a)(?P<al>\d+)\.h(?P<head>\d+)|m(?P<ml>\d+))$")
+
+
+def component_key(name: str) -> tuple[int, int, int, str]:
+    """Sort key that puts components in the order of the forward pass.
+
+    ``embed``, ``pos``, then each layer's heads before its MLP, then everything else by name.
+    A set sorts by its first member.
+    """
+    first = name.split("+", 1)[0]
+    if first == Kind.EMBED:
+        return (-2, 0, 0, name)
+    if first == Kind.POS:
+        return (-1, 0, 0, name)
+    match = _NAME.match(first)
+    if match is None:
+        return (10**9, 0, 0, name)
+    if match["attn"]:
+        return (int(match["al"]), 0, int(match["head"]), name)
+    return (int(match["ml"]), 1, 0, name)
+
+
+def make_table(name: str, columns: dict[str, Any]) -> pl.DataFrame:
+    """A table built by column and checked against its schema.
+
+    Args:
+        name: One of :data:`TABLES`.
+        columns: One sequence (or one scalar, repeated) per column of the schema.
+
+    Raises:
+        KeyError: If the columns are not exactly those of the schema.
+    """
+    schema = TABLES[name]
+    if set(columns) != set(schema):
+        missing, extra = set(schema) - set(columns), set(columns) - set(schema)
+        raise KeyError(f"table {name!r}: missing columns {sorted(missing)}, unknown {sorted(extra)}")
+    lengths = {len(v) for v in columns.values() if isinstance(v, list | tuple)}
+    if len(lengths) > 1:
+        raise ValueError(f"table {name!r}: columns of different lengths {sorted(lengths)}")
+    height = lengths.pop() if lengths else 1
+    data = {
+        key: list(columns[key]) if isinstance(columns[key], list | tuple) else [columns[key]] * height
+        for key in schema
+    }
+    return pl.DataFrame(data, schema=schema, strict=True)

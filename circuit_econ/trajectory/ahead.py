@@ -1,0 +1,118 @@
+"""Reads the next checkpoints in the background while the caller works on this one."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from circuit_econ.errors import CheckpointError, ConfigurationError
+from circuit_econ.model.source import Source
+from circuit_econ.model.weights import Inventory
+from circuit_econ.trajectory.fingerprint import describe
+from circuit_econ.trajectory.record import Trajectory
+from circuit_econ.trajectory.steps import StepsLike
+
+__all__ = ["Loaded", "load_ahead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One checkpoint, read or not.
+
+    Attributes:
+        step: Its optimiser step.
+        source: What was read; None if it could not be.
+        tensors: Its rows of the ``tensors`` table; None without an inventory or a source.
+        error: Why it could not be read; None if it was.
+        seconds_reading: Time the reading and the digests took, in the background.
+        seconds_waited: How much of that the consumer had to wait for.
+    """
+
+    step: int
+    source: Source | None
+    tensors: pl.DataFrame | None
+    error: CheckpointError | None
+    seconds_reading: float
+    seconds_waited: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.source is None) == (self.error is None):
+            raise ValueError("a checkpoint is either read or has the error that prevented it")
+
+
+def load_ahead(
+    trajectory: Trajectory,
+    steps: StepsLike = None,
+    *,
+    inventory: Callable[[Source], Inventory] | None = None,
+    depth: int = 1,
+) -> Iterator[Loaded]:
+    """The checkpoints in ascending order of steps, read by one background thread.
+
+    Besides the checkpoint in the consumer's hands at most ``depth`` more are in memory. The thread
+    starts with the first checkpoint asked for and ends with the iterator: when it is exhausted,
+    closed, or dropped because the consumer raised. Ending waits for a read that is under way.
+
+    Args:
+        trajectory: The run.
+        steps: Which of its checkpoints; all by default.
+        inventory: Tells which tensors the model reads; with it each checkpoint is described.
+        depth: How many checkpoints to read ahead, at least 1.
+
+    Yields:
+        One record per step. A checkpoint that cannot be read has its ``error``; any other
+        exception in the thread is raised here.
+
+    Raises:
+        ConfigurationError: If a step does not exist or ``depth`` is less than 1.
+    """
+    if depth < 1:
+        raise ConfigurationError(f"depth of reading ahead must be at least 1, not {depth}")
+    chosen = trajectory.select(steps)
+    return _ahead(chosen, inventory, depth)
+
+
+def _ahead(
+    trajectory: Trajectory, inventory: Callable[[Source], Inventory] | None, depth: int
+) -> Iterator[Loaded]:
+    coming = iter(trajectory.steps)
+    pending: deque[Future[Loaded]] = deque()
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-ahead")
+
+    def request() -> None:
+        step = next(coming, None)
+        if step is not None:
+            pending.append(pool.submit(_load, trajectory, step, inventory))
+
+    def take() -> Loaded:
+        started = time.perf_counter()
+        loaded = pending.popleft().result()
+        request()
+        return replace(loaded, seconds_waited=time.perf_counter() - started)
+
+    try:
+        for _ in range(depth):
+            request()
+        while pending:
+            yield take()  # not bound to a name here, which would keep it alive
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load(
+    trajectory: Trajectory, step: int, inventory: Callable[[Source], Inventory] | None
+) -> Loaded:
+    started = time.perf_counter()
+    try:
+        source = trajectory.read(step)
+        tensors = None if inventory is None else describe(step, source, inventory(source))
+    except CheckpointError as error:
+        # Its traceback would keep half-read tensors alive.
+        bare = error.with_traceback(None)
+        return Loaded(step, None, None, bare, time.perf_counter() - started)
+    return Loaded(step, source, tensors, None, time.perf_counter() - started)

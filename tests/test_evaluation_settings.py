@@ -1,0 +1,55 @@
+"""The settings of evaluation sets: what is refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from circuit_econ.errors import ConfigurationError
+from circuit_econ.evaluation import TaskSettings, TextSettings
+from circuit_econ.evaluation.settings import check_whole
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"length": 1}, "length must be a whole number of at least 2, not 1"),
+        ({"length": 2, "bos": True}, "length must be a whole number of at least 3, not 2"),
+        ({"sequences": 0}, "sequences must be a whole number of at least 1, not 0"),
+        (
+            {"reference_sequences": -1},
+            "reference_sequences must be a whole number of at least 0, not -1",
+        ),
+        ({"vocabulary": 0}, "vocabulary must be a whole number of at least 1, not 0"),
+        ({"part": "test"}, "unknown part 'test'; there is: train, heldout"),
+    ],
+)
+def test_text_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        TextSettings(**settings)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"length": 0}, "length must be a whole number of at least 1, not 0"),
+        ({"vocabulary": 0}, "vocabulary must be a whole number of at least 1, not 0"),
+        ({"sequences": 0}, "sequences must be a whole number of at least 1, not 0"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
+        ({"part": "both"}, "unknown part 'both'; there is: train, heldout"),
+    ],
+)
+def test_task_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        TaskSettings("induction", **settings)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("value", ["12", 2.0, True, None])
+def test_what_is_no_whole_number_is_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        check_whole(SimpleNamespace(length=value), length=0)
+    assert str(error.value) == f"length must be a whole number of at least 0, not {value!r}"
