@@ -150,7 +150,7 @@ def walk(
         told.begin(len(trajectory.steps), len(todo))
         walker = _Walker(trajectory, evaluation, chosen, plan, writer, told)
         with told:
-            for loaded in load_ahead(trajectory, todo, inventory=inventory):
+            for loaded in load_ahead(trajectory, todo, inventory=inventory) if todo else ():
                 walker.visit(loaded)
         _audit(writer, told)
         return writer.ledger
@@ -182,7 +182,7 @@ def measure(
     Raises:
         ConfigurationError: If a name does not exist.
         CheckpointError: If the model is not supported or does not go with the evaluation set.
-        DisagreementError: If our forward pass is not the bridge's.
+        DisagreementError: If our forward pass is not the bridge's (a hook left on it, for instance).
     """
     chosen = Settings.make(measures, baselines, seed, dtype, device, settings)
     model = Model.from_bridge(bridge, chosen.dtype, chosen.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress as Bars, TextColumn, TimeRemainingColumn
@@ -15,6 +15,7 @@ __all__ = ["Bar", "Lines", "Progress", "Silent"]
 logger = logging.getLogger("circuit_econ.walk")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What a walk tells while it runs. Entered as a context while checkpoints are visited."""
 
@@ -39,7 +40,7 @@ class Progress(Protocol):
     def finding(self, step: int, finding: str, tensor: str | None, detail: str) -> None:
         """The audit found something."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Progress:
         """Start to show."""
         ...
 
@@ -86,7 +87,7 @@ class Silent:
         where = f" ({tensor})" if tensor else ""
         logger.warning("audit, step %d: %s%s: %s", step, finding, where, detail)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Silent:
         """Nothing to start."""
         return self
 
@@ -195,7 +196,7 @@ class Bar(Silent):
         super().measured(step)
         self.bars.update(self.task, completed=self.done)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Bar:
         """Show the bar."""
         self.bars.start()
         return self

@@ -210,6 +210,8 @@ def changed(name: str, **fields: object) -> Source:
         ("tl-ln-gelu", {"act_fn": "solu_ln"}, "act_fn = 'solu_ln' is not implemented"),
         ("tl-ln-gelu", {"attn_scores_soft_cap": 30.0}, "attn_scores_soft_cap = 30.0"),
         ("tl-ln-gelu", {"no_such_field": 1}, "no_such_field = 1 is not implemented"),
+        ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights = False is ignored by"),
+        ("tl-rotary", {"rotary_base": 100.5}, "rotary_base = 100.5 is cut to a whole number"),
         ("tl-rotary", {"rotary_adjacent_pairs": False}, "pairs are always adjacent"),
     ],
 )  # fmt: skip

@@ -146,6 +146,14 @@ def test_no_more_than_depth_are_ahead(depth: int) -> None:
     assert len(reader.alive) == 0
 
 
+def test_a_checkpoint_that_the_consumer_dropped_is_not_kept() -> None:
+    reader = Scripted(seconds=0.03)
+    for one in load_ahead(scripted(reader)):
+        del one
+    assert reader.asked == [0, 1, 2, 3, 4, 5]
+    assert reader.most_alive == 1
+
+
 def test_the_next_is_read_while_the_consumer_works() -> None:
     reader = Scripted(seconds=0.15)
     waited = []
@@ -181,6 +189,14 @@ def test_closing_early_ends_the_thread_and_reads_no_more() -> None:
     ahead.close()  # type: ignore[attr-defined]
     assert threads() == []
     assert reader.asked == [0, 1, 2]
+
+
+def test_closing_early_drops_what_was_only_queued() -> None:
+    reader = Scripted(seconds=0.1)
+    ahead = load_ahead(scripted(reader), depth=4)
+    next(ahead)
+    ahead.close()  # type: ignore[attr-defined]
+    assert reader.asked in ([0], [0, 1])
 
 
 @pytest.mark.parametrize("raised", [RuntimeError, KeyboardInterrupt])

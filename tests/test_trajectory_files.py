@@ -189,7 +189,10 @@ def test_truncated_pytorch_files(tmp_path: Path, zipped: bool, share: float) -> 
         ([torch.ones(2)], "holds a list, not a dictionary of tensors"),
         ({}, "holds nothing, not a dictionary of tensors"),
         ({"w": torch.ones(2), "lr": 0.1}, "is not a dictionary of tensors: 'lr' holds a float"),
-        ({"model": {"w": {"v": torch.ones(2)}}}, "is not a dictionary of tensors: 'w' holds a dict"),
+        (
+            {"model": {"w": {"v": torch.ones(2)}}},
+            "is not a dictionary of tensors: 'w' holds a dict",
+        ),
         ({3: torch.ones(2)}, "is not a dictionary of tensors: 3 holds a Tensor"),
     ],
 )

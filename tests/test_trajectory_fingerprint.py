@@ -132,3 +132,5 @@ def test_the_checkpoint_digest_is_over_what_is_read() -> None:
     assert digest(a=a) != whole
     only = Inventory(frozenset("ab"), frozenset("c"), frozenset("d"))
     assert digest(only, a=a, b=b, x=a, d=b) == whole
+    held = source(a=a, b=b)
+    assert checkpoint_digest(describe(0, held, reads_all(held)).reverse()) == whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -79,7 +80,7 @@ def test_log_steps_of_a_log_spaced_run_are_even() -> None:
 
 def test_log_steps_of_pythia_are_near_even() -> None:
     chosen = log_steps(20)(PYTHIA, "pythia")
-    gaps = [math.log1p(b) - math.log1p(a) for a, b in zip(chosen, chosen[1:], strict=False)]
+    gaps = [math.log1p(b) - math.log1p(a) for a, b in pairwise(chosen)]
     assert len(chosen) == 20
     assert max(gaps) < 2 * min(gaps)
 
@@ -88,7 +89,7 @@ def test_log_steps_after_a_gap_are_spaced_anew() -> None:
     """A run saved every 1000 steps: the gap from 0 to 1000 must not crowd the next choices."""
     linear = tuple(range(0, 143001, 1000))
     chosen = log_steps(8)(linear, "run")
-    gaps = [math.log1p(b) - math.log1p(a) for a, b in zip(chosen[1:], chosen[2:], strict=False)]
+    gaps = [math.log1p(b) - math.log1p(a) for a, b in pairwise(chosen[1:])]
     assert chosen[:2] == (0, 1000)
     assert max(gaps) < 1.5 * min(gaps)
 
@@ -120,7 +121,7 @@ FORMS = (
         (range(0), f"steps range(0, 0) is empty; give {FORMS}"),
         ([-1], f"step -1 is not a whole number from 0 on; give {FORMS}"),
         ([True], f"step True is not a whole number from 0 on; give {FORMS}"),
-        ([1.5], f"step 1.5 is not a whole number from 0 on; give {FORMS}"),
+        (iter([1.5]), f"step 1.5 is not a whole number from 0 on; give {FORMS}"),
     ],
 )
 def test_what_is_not_understood_is_said(spec: object, message: str) -> None:

@@ -107,15 +107,16 @@ def sign_disagreements(value: pl.LazyFrame) -> pl.DataFrame:
         step, component, and the baselines on each side as text: positive, negative. In the order
         of the table; empty if no value changes its sign.
     """
-    sides = _sides(value).filter((pl.col("positive") > 0) & (pl.col("negative") > 0))
+    keys = ["step", "component"]
+    both = [(pl.col("side") == sign).any().over(keys) for sign in (1, -1)]
     names = {
         side: pl.col("baseline").filter(pl.col("side") == sign).str.join(", ").alias(side)
         for side, sign in (("positive", 1), ("negative", -1))
     }
     return (
         _with_side(value)
-        .join(sides, on=["step", "component"], how="semi")
-        .group_by("step", "component", maintain_order=True)
+        .filter(*both)
+        .group_by(keys, maintain_order=True)
         .agg(*names.values())
         .collect()
     )

@@ -95,6 +95,6 @@ def compare(
         raise DisagreementError(
             f"{origin}: our loss is {ours:.8f} and that of transformer-lens' bridge {theirs:.8f} "
             f"nats; they may differ by {allowed:.1g}. Nothing is measured: one of the two does not "
-            "compute this model (if the bridge's weights were edited or folded, boot it afresh)"
+            "compute this model (if the bridge carries hooks or edited weights, boot it afresh)"
         )
     return abs(ours - theirs)

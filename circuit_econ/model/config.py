@@ -218,7 +218,9 @@ def read_config(source: Source) -> ModelConfig:
 
 def _gpt2(f: _Fields) -> ModelConfig:
     layers, width, heads = f.need("n_layer"), f.need("n_embd"), f.need("n_head")
-    scale = (width // heads) ** -0.5 if f.get("scale_attn_weights", True) else 1.0
+    if f.get("scale_attn_weights") is False:
+        raise f.refuse("scale_attn_weights", "is ignored by transformer-lens, so it cannot be checked")
+    scale = (width // heads) ** -0.5
     inverse = bool(f.get("scale_attn_by_inverse_layer_idx", False))
     return ModelConfig(
         architecture="gpt2",
@@ -431,9 +433,10 @@ def _native(source: Source) -> ModelConfig:
                 "is not what TransformerLens' own model does (pairs are always adjacent); set it to "
                 "true if the model was trained there",
             )
-        rotary = Rotary(
-            f.get("rotary_dim", d_head), float(f.get("rotary_base", 10000)), adjacent=True
-        )
+        base = f.get("rotary_base", 10000)
+        if base != int(base):
+            raise f.refuse("rotary_base", "is cut to a whole number by transformer-lens")
+        rotary = Rotary(f.get("rotary_dim", d_head), float(base), adjacent=True)
     else:
         f.get("rotary_dim"), f.get("rotary_base")
     vocabulary = f.need("d_vocab")

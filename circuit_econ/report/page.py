@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -71,7 +72,8 @@ def write_page(ledgers: Sequence[Ledger], path: str | Path) -> Path:
             "choose another place (the ledger is untouched)"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
     return target
 
 
@@ -283,8 +285,9 @@ def _script_safe(text: str) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
+@cache
 def _bundle() -> str:
-    """Vega, Vega-Lite and vega-embed, of the version that Altair writes for."""
+    """Vega, Vega-Lite and vega-embed, of the version that Altair writes for; takes 2 s."""
     version = alt.SCHEMA_VERSION.removeprefix("v").rsplit(".", 1)[0]
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
     return bundle.replace("</script", "<\\/script")

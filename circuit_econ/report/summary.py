@@ -71,7 +71,7 @@ def _table(run: RunFrames, rows: pl.DataFrame, ledger: Ledger, wide: bool) -> Ta
         returns(value.filter(here), capacity.filter(here), Currency.PARAMETERS, baseline=baseline)
         .collect()
         .join(rows.select("component", "placebo", "placebo_se"), on="component")
-        .sort("value", descending=True, nulls_last=True, maintain_order=True)
+        .sort(pl.col("component").replace_strict(rows["component"], range(rows.height)))
     )
     for row in earned.iter_rows(named=True):
         table.add_row(

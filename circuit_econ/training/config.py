@@ -99,18 +99,18 @@ class TrainingConfig:
     d_head: int | None = None
     d_mlp: int | None = None
     attn_only: bool = False
-    act_fn: Activation = Activation.gelu
-    normalization_type: Normalization | None = Normalization.LN
-    positional_embedding_type: Positions = Positions.standard
+    act_fn: Activation | str = Activation.gelu
+    normalization_type: Normalization | str | None = Normalization.LN
+    positional_embedding_type: Positions | str = Positions.standard
     n_ctx: int | None = None
-    optimiser: Optimiser = Optimiser.adamw
+    optimiser: Optimiser | str = Optimiser.adamw
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     momentum: float = 0.9
     gradient_clip: float | None = 1.0
     warmup: int = 20
-    schedule: Schedule = Schedule.constant
+    schedule: Schedule | str = Schedule.constant
     steps: int = 400
     batch: int = 32
     checkpoints: int = 15
@@ -196,7 +196,7 @@ class TrainingConfig:
             ConfigurationError: If the sequences are longer than the context.
         """
         n_ctx = data.length if self.n_ctx is None else self.n_ctx
-        if False:
+        if n_ctx < data.length:
             raise ConfigurationError(
                 f"n_ctx={n_ctx} is shorter than the data's sequences of {data.length} tokens"
             )

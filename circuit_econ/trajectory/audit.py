@@ -10,9 +10,9 @@ from circuit_econ.model.source import Source
 from circuit_econ.model.weights import Inventory
 from circuit_econ.tables import TABLES
 from circuit_econ.trajectory.ahead import Loaded, load_ahead
-from circuit_econ.trajectory.findings import Finding, Row, audit_table, findings
 from circuit_econ.trajectory.fingerprint import checkpoint_digest, describe
 from circuit_econ.trajectory.record import Trajectory
+from circuit_econ.trajectory.rules import Finding, Row, audit_table, findings
 from circuit_econ.trajectory.steps import StepsLike
 
 __all__ = ["audit", "checkpoint_digest", "describe", "findings"]

@@ -32,6 +32,7 @@ class Checkpoint:
 
 
 @runtime_checkable
+@runtime_checkable
 class Reader(Protocol):
     """Reads the checkpoints of one kind of source, by step."""
 

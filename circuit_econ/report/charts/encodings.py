@@ -80,8 +80,9 @@ def step_axis(steps: Iterable[int]) -> alt.X:
         scale = alt.Scale(type="symlog", constant=positive, domain=[first, last], nice=False)
         low, high = math.floor(math.log10(positive)), math.ceil(math.log10(last))
         factors = (1,) if high - low > 3 else (1, 2, 5)
-        candidates = [0, *(f * 10**e for e in range(low, high + 1) for f in factors)]
-        ticks = [t for t in candidates if first <= t <= last]
+        candidates = [f * 10**e for e in range(low, high + 1) for f in factors]
+        # Between 0 and the first positive step the scale is linear: no room for ticks.
+        ticks = [t for t in (0, *candidates) if first <= t <= last and (not t or t >= positive)]
     axis = alt.Axis(values=ticks, labelExpr=SHORT_NUMBER, title="step")
     return alt.X("step:Q", scale=scale, axis=axis)
 

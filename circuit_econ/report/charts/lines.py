@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import altair as alt
+import polars as pl
 
 from circuit_econ.report.charts.encodings import (
     LARGEST_FIRST,
@@ -22,9 +23,11 @@ from circuit_econ.report.charts.encodings import (
 )
 from circuit_econ.report.frames import RunFrames
 from circuit_econ.report.theme import FAINT
+from circuit_econ.tables import Kind
 
 __all__ = ["score_and_value", "value_over_time"]
 
+_SCORE: Final = "attention score"
 _COLOURED: Final = 6  # more colours cannot be told apart
 _COMPONENT: Final = alt.Color(
     "component:N", legend=alt.Legend(title="largest", symbolOpacity=1, symbolType="circle")
@@ -47,7 +50,8 @@ def value_over_time(run: RunFrames, width: int | str = 860, data: str | None = N
         )
         .encode(x=step_axis(run.steps))
     )
-    layers = _highlighted(base, alt.Y("value:Q", title=VALUE))
+    count = run.accounts["component"].n_unique()
+    layers = _highlighted(base, alt.Y("value:Q", title=VALUE), count)
     band = (
         base.transform_filter(f"datum.rank <= {_COLOURED}")
         .mark_area(opacity=0.18)
@@ -76,15 +80,19 @@ def score_and_value(run: RunFrames, width: int = 780, data: str | None = None) -
     """
     base = (
         _ranked(alt.Chart(), "datum[quantity]")
-        .transform_filter("datum.kind === 'head'")
+        .transform_filter(f"datum.kind === '{Kind.HEAD}'")
         .encode(x=step_axis(run.steps))
     )
-    score = alt.Y("size:Q", title="attention score")
-    panels = [alt.layer(*_highlighted(base, score)).properties(width=width, height=190)]
+    heads = run.accounts.filter(pl.col("kind") == Kind.HEAD.value)["component"].n_unique()
+    shown = [alt.Y("size:Q", title=_SCORE)]
     if run.has_values:
-        value = alt.Y("value:Q", title=VALUE)
-        panels.append(alt.layer(*_highlighted(base, value)).properties(width=width, height=190))
-    chart = alt.vconcat(*panels, data=supply(run.accounts, data), spacing=12)
+        shown.append(alt.Y("value:Q", title=VALUE))
+    panels = [
+        alt.layer(*_highlighted(base, y, heads, alt.Tooltip("size:Q", title=_SCORE, format=".3~g")))
+        for y in shown
+    ]
+    sized = [panel.properties(width=width, height=190) for panel in panels]
+    chart = alt.vconcat(*sized, data=supply(run.accounts, data), spacing=12)
     return themed(chart.add_params(baseline_choice([run]), quantity_choice(run)))
 
 
@@ -103,15 +111,19 @@ def _ranked(chart: alt.Chart, size: str) -> alt.Chart:
     )
 
 
-def _highlighted(base: alt.Chart, y: alt.Y) -> list[alt.Chart]:
-    """Lines of :func:`_ranked` components: those of the first ranks coloured, the others faint."""
+def _highlighted(base: alt.Chart, y: alt.Y, count: int, *tips: alt.Tooltip) -> list[alt.Chart]:
+    """Lines of ``count`` :func:`_ranked` components: the first coloured, the others faint."""
     top = base.transform_filter(f"datum.rank <= {_COLOURED}")
-    return [
-        base.transform_filter(f"datum.rank > {_COLOURED}")
-        .mark_line(strokeWidth=1, opacity=0.3)
-        .encode(y=y, detail="component:N", color=alt.value(FAINT)),
+    layers = [
         top.mark_line(strokeWidth=2).encode(y=y, color=_COMPONENT),
         top.mark_point(filled=True, size=35, opacity=1).encode(
-            y=y, color=_COMPONENT, tooltip=[*value_tooltip(), alt.Tooltip("size:Q", format=".3~g")]
+            y=y, color=_COMPONENT, tooltip=[*value_tooltip(), *tips]
         ),
     ]
+    if count <= _COLOURED:  # a layer without rows has no extent, of which Vega complains
+        return layers
+    others = base.transform_filter(f"datum.rank > {_COLOURED}")
+    faint = others.mark_line(strokeWidth=1, opacity=0.3).encode(
+        y=y, detail="component:N", color=alt.value(FAINT)
+    )
+    return [faint, *layers]

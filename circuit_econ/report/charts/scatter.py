@@ -85,7 +85,9 @@ def value_against_capacity(
     bars = now.mark_rule(strokeWidth=1.2, opacity=0.7).encode(y=low, y2="high:Q", color=colour)
     points = (
         now.transform_calculate(
-            price="datum.capacity ? format(datum.value / datum.capacity, '.3~g') : '–'", **TOLD
+            price="datum.capacity ? format(datum.value / datum.capacity, '.3~g') : '–'",
+            told_capacity="format(datum.capacity, abs(datum.capacity) < 1e4 ? ',.4~r' : ',.0f')",
+            **TOLD,
         )
         .mark_point(filled=True, size=70, opacity=0.95)
         .encode(
@@ -95,7 +97,7 @@ def value_against_capacity(
             tooltip=[
                 *([alt.Tooltip("run:N")] if len(runs) > 1 else []),
                 *value_tooltip(),
-                alt.Tooltip("capacity:Q", format=".4~g"),
+                alt.Tooltip("told_capacity:N", title="capacity"),
                 alt.Tooltip("price:N", title="return"),
             ],
         )

@@ -40,7 +40,7 @@ MIN_HISTORY = 8
 JUMP_FACTOR = 3.0
 """A jump departs from the local trend by more than this factor."""
 JUMP_SPREAD = 3.0
-"""A jump departs from the local trend by more than so many robust deviations of the tensor's own."""
+"""A jump departs from it by more than so many of the tensor's own robust deviations."""
 
 
 def findings(tensors: pl.DataFrame) -> pl.DataFrame:

@@ -293,6 +293,23 @@ def test_a_noisy_walk_is_silent(seed: int, noise: float) -> None:
         assert found(norms(list(walk), steps)) == []
 
 
+def test_a_tensor_whose_norm_always_swings_is_judged_by_its_own_swings() -> None:
+    swinging = [1.0, 9.0] * 10
+    assert found(norms(swinging, LINEAR)) == []
+    swinging[10] *= 1e12
+    assert found(norms(swinging, LINEAR)) == [(LINEAR[10], "norm-jump", "w")]
+
+
+def test_a_jump_does_not_hide_itself_in_a_short_history() -> None:
+    """Its own departures are not among the usual ones: with them 12 of 100 would be missed."""
+    rng = np.random.default_rng(0)
+    run: dict[int, dict[str, Cell | float]] = {step: {} for step in LOG_STEPS[:8]}
+    for draw in range(100):
+        for step, deviation in zip(run, 0.15 * rng.standard_normal(8), strict=True):
+            run[step][f"w{draw}"] = float(np.exp(deviation)) * (10 if step == 8 else 1)
+    assert len([row for row in found(table(run)) if row[0] == 8]) >= 95
+
+
 def trained(seed: int, rate: float) -> dict[int, dict[str, float]]:
     """Norms of a network trained in earnest, biases from zero, warm-up, log-spaced checkpoints."""
     torch.manual_seed(seed)

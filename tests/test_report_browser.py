@@ -1,0 +1,277 @@
+"""The page as a reader meets it, in a real browser: offline, without errors, and it follows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import synthetic
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from circuit_econ.accounts import returns
+from circuit_econ.ledger import Ledger
+from circuit_econ.report import write_page
+from circuit_econ.report.words import plus_minus
+
+HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"
+SCATTER = 3  # loss, heat map, lines, scatter, attention
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def chromium() -> str:
+    """The browser's path; a missing browser is a failure, for nothing else looks at the page."""
+    named = os.environ.get("CIRCUIT_ECON_CHROMIUM")
+    names = [named] if named else ["chromium", "chromium-browser", "google-chrome"]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.fail(
+            f"no browser ({', '.join(names)}): install chromium, or name one in "
+            "CIRCUIT_ECON_CHROMIUM",
+            pytrace=False,
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@dataclass(slots=True)
+class Visit:
+    """An open page and what went wrong in it."""
+
+    page: Page
+    ledger: Ledger
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def column(self, index: int) -> list[str]:
+        return self.page.locator(f"#accounts tbody td:nth-child({index})").all_inner_texts()
+
+    def chart(self, script: str) -> Any:
+        """A value computed by ``script`` from ``view``, the scatter's Vega view."""
+        return self.page.evaluate(
+            f"(() => {{ const view = circuitEcon.views()[{SCATTER}]; {script} }})()"
+        )
+
+
+def visit(browser: Browser, ledgers: list[Ledger], target: Path, **context: Any) -> Visit:
+    path = write_page(ledgers, target)
+    page = browser.new_page(**{"viewport": {"width": 1200, "height": 900}, **context})
+    opened = Visit(page, ledgers[0])
+    page.on("console", lambda message: opened.errors.append(message.text))
+    page.on("pageerror", lambda error: opened.errors.append(str(error)))
+    page.on("request", lambda request: opened.requests.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_function("window.circuitEcon && (circuitEcon.ready || !failure.hidden)")
+    assert page.locator("#failure").is_hidden(), page.locator("#failure").inner_text()
+    return opened
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
+    folder = tmp_path_factory.mktemp("browser")
+    ledger = synthetic.ledger(folder / "run", failed={10: HOSTILE}, run={"study": HOSTILE})
+    visited = visit(browser, [ledger], folder / "report.html")
+    yield visited
+    visited.page.close()
+
+
+@pytest.fixture
+def shown(opened: Visit) -> Visit:
+    """The page as it opens: a reload, so that no test sees another's choices."""
+    opened.page.reload()
+    opened.page.wait_for_function("window.circuitEcon && circuitEcon.ready")
+    return opened
+
+
+# Tooltips are what Vega shows on hovering, read from the drawn marks.
+TOOLTIPS = """
+    const found = [];
+    (function walk(item) {
+        if (item.tooltip) found.push(item.tooltip);
+        for (const child of item.items ?? []) walk(child);
+    })(view.scenegraph().root);
+    return found;
+"""
+
+
+def test_page_opens_without_errors_or_requests(shown: Visit) -> None:
+    assert shown.errors == []
+    assert {url.partition("#")[0] for url in shown.requests} == {shown.page.url}
+    assert shown.page.evaluate("window.pwned") is None
+    assert shown.page.locator("h1").inner_text() == HOSTILE
+    for chart in shown.page.locator(".chart canvas").all():
+        box = chart.bounding_box()
+        assert box is not None and box["width"] > 400 and box["height"] > 100
+    assert shown.page.locator(".chart canvas").count() == 5
+
+
+def test_table_opens_with_the_largest_value_of_the_last_checkpoint(shown: Visit) -> None:
+    assert shown.column(1)[:3] == ["m1", "m0", "a1.h2"]
+    value = synthetic.value_of("m1", 1000, "mean")
+    assert shown.column(3)[0] == plus_minus(value, 0.001)
+    assert shown.column(4)[0] == plus_minus(value / 4, 0.001)
+    assert shown.column(5)[0] == "4,096"
+    assert shown.column(7)[0] == "useful"
+    caption = shown.page.locator("#caption").inner_text()
+    assert caption == "step 1,000 · baseline mean · capacity in parameters"
+
+
+@pytest.mark.parametrize("currency", ["parameters", "squared_norm", "stream_share"])
+def test_table_prints_the_returns_of_the_accounts(shown: Visit, currency: str) -> None:
+    shown.page.select_option("#choose-currency", currency)
+    value, capacity = shown.ledger.table("value"), shown.ledger.table("capacity")
+    expected = (
+        returns(value, capacity, currency, baseline="mean").filter(pl.col("step") == 1000).collect()
+    )
+    told = {
+        component: plus_minus(price, error)
+        for component, price, error in expected.select("component", "return", "return_se").rows()
+    }
+    assert dict(zip(shown.column(1), shown.column(6), strict=True)) == told
+
+
+def test_table_sorts_by_any_column(shown: Visit) -> None:
+    heading = shown.page.locator("#accounts th", has_text="return")
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert shown.page.locator("#accounts th[aria-sort]").count() == 1
+    returned = {c: synthetic.value_of(c, 1000, "mean") / synthetic.capacity_of(c, "parameters", 0)
+                for c in synthetic.components(2, 3)}  # fmt: skip
+    largest_first = sorted(returned, key=lambda c: -returned[c])
+    assert shown.column(1) == largest_first
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert shown.column(1) == largest_first[::-1]
+    shown.page.locator("#accounts th", has_text="component").locator("button").click()
+    assert shown.column(1) == synthetic.components(2, 3)
+
+
+def test_unknown_returns_come_last_either_way(shown: Visit) -> None:
+    shown.page.select_option("#choose-currency", "stream_share")
+    button = shown.page.locator("#accounts th", has_text="return").locator("button")
+    for _ in range(2):
+        button.click()
+        assert shown.column(1)[-1] == "a0.h1"  # its share is 0
+        assert shown.column(6)[-1] == "–"
+
+
+def test_filter_keeps_what_matches(shown: Visit) -> None:
+    shown.page.fill("#filter", "A1.h")
+    assert sorted(shown.column(1)) == ["a1.h0", "a1.h1", "a1.h2"]
+    shown.page.fill("#filter", "mlp")
+    assert sorted(shown.column(1)) == ["m0", "m1"]
+
+
+def test_slider_moves_the_chart_and_the_table_but_not_the_axes(shown: Visit) -> None:
+    state = """
+        const title = view.signal("checkpoint");
+        const drawn = view.scenegraph().toJSON();
+        return [title, view.scale("x").domain(), view.scale("y").domain(),
+                drawn.includes("step 1,000: value"), drawn.includes("step 1: value")];
+    """
+    shown.page.select_option("#choose-currency", "squared_norm")
+    shown.page.wait_for_function(
+        f"circuitEcon.views()[{SCATTER}].signal('currency') === 'squared_norm'"
+    )
+    before = shown.chart(state)
+    assert before[0] == 3 and before[3] and not before[4]
+    slider = shown.page.locator("#choose-checkpoint")
+    assert slider.get_attribute("max") == "3"  # the failed one cannot be chosen
+    slider.fill("1")
+    shown.page.wait_for_function(f"circuitEcon.views()[{SCATTER}].signal('checkpoint') === 1")
+    after = shown.chart(state)
+    assert after[0] == 1 and after[4] and not after[3]
+    assert after[1:3] == before[1:3]
+    assert after[1][0] == 0  # rays of equal return start at an origin that is seen
+    assert after[1][1] >= 22 and after[2][1] >= 2 * 1000 / 1030
+    assert slider.get_attribute("aria-valuetext") == "step 1 (2 of 4)"
+    value = synthetic.value_of("m1", 1, "mean")
+    assert dict(zip(shown.column(1), shown.column(3), strict=True))["m1"] == plus_minus(
+        value, 0.001
+    )
+    assert shown.errors == []
+
+
+def test_hovering_tells_what_is_plotted(shown: Visit) -> None:
+    shown.page.select_option("#choose-baseline", "zero")
+    shown.page.wait_for_function(f"circuitEcon.views()[{SCATTER}].signal('baseline') === 'zero'")
+    tips = {tip["component"]: tip for tip in shown.chart(TOOLTIPS)}
+    assert set(tips) == set(synthetic.components(2, 3))
+    assert tips["m1"] == {
+        "component": "m1",
+        "step": "1,000",
+        "baseline": "zero",
+        "value": "2.913 ± 0.001",
+        "placebo": "0.7282 ± 0.001",
+        "capacity": "4,096",
+        "return": "0.000711",
+    }
+
+
+def test_baseline_changes_every_chart_and_the_table(shown: Visit) -> None:
+    shown.page.select_option("#choose-baseline", "zero")
+    shown.page.wait_for_function(
+        "circuitEcon.views().slice(1).every((view) => view.signal('baseline') === 'zero')"
+    )
+    assert shown.column(3)[0] == plus_minus(1.5 * synthetic.value_of("m1", 1000, "mean"), 0.001)
+
+
+def test_quantity_is_chosen_at_its_chart(shown: Visit) -> None:
+    box = shown.page.locator("#attention .vega-bindings select")
+    assert box.locator("option").all_inner_texts() == ["prefix matching", "previous token"]
+    assert shown.page.locator(".vega-bindings select, .vega-bindings input").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_on_a_telephone(browser: Browser, tmp_path: Path, scheme: str) -> None:
+    ledger = synthetic.ledger(tmp_path / "run", layers=4, heads=4)
+    narrow = {"viewport": {"width": 390, "height": 800}, "color_scheme": scheme}
+    opened = visit(browser, [ledger], tmp_path / "report.html", **narrow)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    colours = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert colours == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 27, 34)"}[scheme]
+    assert opened.errors == []
+    opened.page.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tables": ["value"]},
+        {"tables": ["capacity", "attention"]},
+        {"steps": [7], "baselines": ["mean"], "se": None},
+        {"failed": dict.fromkeys(synthetic.STEPS, "corrupt")},
+        {"steps": []},
+    ],
+)
+def test_incomplete_ledgers_open_without_errors(
+    browser: Browser, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    ledger = synthetic.ledger(tmp_path / "run", **options)
+    opened = visit(browser, [ledger], tmp_path / "report.html")
+    assert opened.errors == []
+    opened.page.close()
+
+
+def test_runs_of_different_shape_are_compared(browser: Browser, tmp_path: Path) -> None:
+    first = synthetic.ledger(tmp_path / "seed0")
+    second = synthetic.ledger(tmp_path / "seed1", layers=1, steps=[0, 20, 1000])
+    opened = visit(browser, [first, second], tmp_path / "report.html")
+    assert opened.errors == []
+    rows = list(zip(opened.column(1), opened.column(2), strict=True))
+    assert len(rows) == 8 + 4
+    assert rows[0] == ("seed0", "m1")
+    assert ("seed1", "m0") in rows
+    opened.page.close()
