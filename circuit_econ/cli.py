@@ -40,7 +40,7 @@ The keys:
   trajectory.path=FOLDER   trajectory.steps=[0,1000] | log:20 | every:5 | 0:1000:100 | last
   measure=[value,attention,capacity]     settings: measures.<name>.<key>=
   baselines=[mean,mean-position,zero,resample]
-  seed=0   dtype=float32 | float64 | bfloat16   out=FOLDER
+  seed=0   dtype=float32 | float64   out=FOLDER
 Examples:
   circuit-econ walk study=induction
   circuit-econ walk trajectory=folder trajectory.path=my-run evaluation.tokenizer=my-run/tokenizer

@@ -31,11 +31,7 @@ __all__ = ["DTYPES", "Settings", "measure", "resolve_device", "walk"]
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 _VERSIONED = ("circuit_econ", "torch", "transformer-lens", "transformers", "polars", "safetensors")
 
@@ -126,7 +122,7 @@ def walk(
         out: The run's folder.
         device: ``cpu``, ``cuda``, ``cuda:1`` …; None means CUDA if there is one.
         seed: Root seed.
-        dtype: ``float32``, ``float64`` or ``bfloat16``.
+        dtype: ``float32`` or ``float64``.
         settings: Settings objects of measures, by name.
         configuration: What ``run.yaml`` shall say of where the run came from.
         study: Name of the study, for the page.

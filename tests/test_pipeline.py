@@ -238,7 +238,7 @@ def test_an_evaluation_set_that_does_not_fit_fails_every_checkpoint(
         ({"measures": []}, "no measure asked for; there is: value, attention, capacity"),
         ({"baselines": ["median"]}, "unknown baseline 'median'; there is: mean, mean-position"),
         ({"baselines": []}, "no baseline asked for"),
-        ({"dtype": "int8"}, "unknown dtype 'int8'; there is: float32, float64, bfloat16"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'; there is: float32, float64"),
         ({"steps": [0, 3]}, "has no checkpoint at step 3; there is: 0, 1, 2, 4"),
         (
             {"settings": {"value": ce.ValueSettings(components=["a7.h0"])}},

@@ -80,6 +80,14 @@ def test_what_is_no_component_has_capacity_apart(tmp_path: Path) -> None:
     assert not set(run.accounts["component"]) & {"a0.b_O", "ln_final", "unembed", "embed"}
 
 
+def test_without_values_components_stand_with_their_capacity(tmp_path: Path) -> None:
+    run = gather(synthetic.ledger(tmp_path / "run", tables=["capacity"], steps=[3]))
+    assert run.accounts["component"].to_list() == ["embed", *synthetic.components(2, 3)]
+    assert run.accounts["value"].null_count() == run.accounts["baseline"].null_count() == 9
+    assert run.baselines == []
+    assert not run.has_values
+
+
 def test_the_configured_baseline_comes_first(tmp_path: Path) -> None:
     run = gather(synthetic.ledger(tmp_path / "run", baselines=("zero", "mean")))
     assert run.baselines == ["zero", "mean"]
@@ -134,12 +142,15 @@ def test_amount() -> None:
 
 
 def test_headline_names_the_largest_with_their_errors(tmp_path: Path) -> None:
-    run = gather(synthetic.ledger(tmp_path / "run", failed={1: "NaN"}))
+    # Beyond 2 se of zero, but not beyond 2 se of its placebo, which is a fourth of it.
+    small = {("a0.h0", "mean"): 0.003}
+    run = gather(synthetic.ledger(tmp_path / "run", failed={1: "NaN"}, overrides=small))
     assert headline(run) == (
         "At step 1,000, with a loss of 1.117 ± 0.020 nats per position, m1 (1.9417 ± 0.0010) "
         "earned most, then m0 (0.9709 ± 0.0010) and a1.h2 (0.0777 ± 0.0010): that much would be "
         "lost if the component were replaced by its mean baseline. 8 of 8 components are further "
-        "than two standard errors from zero. 4 of 5 checkpoints were measured."
+        "than two standard errors from zero; 7 are that far above their placebo. 4 of 5 "
+        "checkpoints were measured."
     )
 
 
@@ -276,7 +287,7 @@ def test_colour_limit_withstands_an_outlier() -> None:
     ],
 )
 def test_step_axis(steps: list[int], domain: list[int], ticks: list[int]) -> None:
-    axis = step_axis(steps).to_dict()
+    axis: Any = step_axis(steps).to_dict()
     assert axis["scale"]["domain"] == domain
     assert axis["axis"]["values"] == ticks
 
@@ -424,6 +435,7 @@ def test_page_says_what_was_run(tmp_path: Path) -> None:
         "<dt>measures.value.n</dt><dd>8</dd>",
         "<dt>device</dt><dd>cpu</dd>",
         "<dt>numbers</dt><dd>float32</dd>",
+        "<dt>audit</dt><dd>nothing found</dd>",
         "<dt>time</dt><dd>10.0 s over 5 checkpoints</dd>",
         f"<dd>{'ab' * 32}</dd>",
         "failed: NaN in W_Q",

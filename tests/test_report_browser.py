@@ -228,6 +228,17 @@ def test_baseline_changes_every_chart_and_the_table(shown: Visit) -> None:
     assert shown.column(3)[0] == plus_minus(1.5 * synthetic.value_of("m1", 1000, "mean"), 0.001)
 
 
+def test_choices_survive_a_change_of_width(shown: Visit) -> None:
+    shown.page.select_option("#choose-baseline", "zero")
+    shown.page.evaluate("circuitEcon.views()[0].marked = true")
+    shown.page.set_viewport_size({"width": 900, "height": 900})
+    shown.page.wait_for_function(
+        "circuitEcon.views().length === 5 && !circuitEcon.views()[0].marked"
+    )
+    assert shown.chart("return view.signal('baseline')") == "zero"
+    shown.page.set_viewport_size({"width": 1200, "height": 900})
+
+
 def test_quantity_is_chosen_at_its_chart(shown: Visit) -> None:
     box = shown.page.locator("#attention .vega-bindings select")
     assert box.locator("option").all_inner_texts() == ["prefix matching", "previous token"]
@@ -240,6 +251,11 @@ def test_page_on_a_telephone(browser: Browser, tmp_path: Path, scheme: str) -> N
     narrow = {"viewport": {"width": 390, "height": 800}, "color_scheme": scheme}
     opened = visit(browser, [ledger], tmp_path / "report.html", **narrow)
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    for canvas in opened.page.locator(".chart canvas").all():
+        box = canvas.bounding_box()
+        assert box is not None and box["width"] <= 390
+    # The heat map's panels stand below each other, wide enough to read.
+    assert opened.page.evaluate("circuitEcon.views()[1].signal('child_width')") > 200
     colours = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert colours == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 27, 34)"}[scheme]
     assert opened.errors == []

@@ -105,10 +105,13 @@ def headline(run: RunFrames) -> str:
         + f" {many}: that much would be lost if the component were replaced by its "
         f"{run.baselines[0]} baseline."
     ]
-    clear = rows.filter(pl.col("value").abs() > 2 * pl.col("se").fill_nan(None)).height
     if rows["se"].is_not_null().any():
+        se, placebo_se = (pl.col(c).fill_nan(None) for c in ("se", "placebo_se"))
+        clear = rows.filter(pl.col("value").abs() > 2 * se).height
+        beyond = pl.col("value") - pl.col("placebo") > 2 * (se**2 + placebo_se**2).sqrt()
         sentences.append(
-            f"{clear} of {rows.height} components are further than two standard errors from zero."
+            f"{clear} of {rows.height} components are further than two standard errors from zero; "
+            f"{rows.filter(beyond).height} are that far above their placebo."
         )
     sentences.append(f"{measured} of {run.checkpoints.height} checkpoints were measured.")
     return " ".join(sentences)
@@ -144,8 +147,11 @@ def _value_notices(run: RunFrames) -> list[Notice]:
     found = []
     turned = sign_disagreements(run.accounts.lazy())
     if turned.height:
-        by_component = turned.group_by("component", maintain_order=True).agg(
-            pl.len(), pl.col("step").last(), pl.col("positive").last(), pl.col("negative").last()
+        # Who disagrees latest comes first: early values are small and swing.
+        by_component = (
+            turned.group_by("component", maintain_order=True)
+            .agg(pl.len(), pl.col("step", "positive", "negative").last())
+            .sort("step", descending=True, maintain_order=True)
         )
         found.append(
             Notice(

@@ -182,11 +182,11 @@ def _norm_jumps(read: pl.DataFrame) -> Iterator[Row]:
                 yield now[0], Finding.NORM, str(name), detail
         positive = [pair for pair in pairs if pair[1] > 0]
         steps, norms = np.array([p[0] for p in positive]), np.array([p[1] for p in positive])
-        usual = np.exp(np.median(np.abs(np.diff(np.log(norms))))) if len(norms) > 1 else 1.0
         for i in _jumps(steps, norms):
+            usual = np.exp(np.median(np.abs(np.diff(np.log(norms)))))
             detail = (
                 f"norm {norms[i]:.4g}, but {norms[i - 1]:.4g} at step {steps[i - 1]}: a factor of "
-                f"{norms[i] / norms[i - 1]:.3g}, where {max(usual, 1 / usual):.3g} is usual"
+                f"{norms[i] / norms[i - 1]:.3g}, where {usual:.3g} is usual"
             )
             yield int(steps[i]), Finding.NORM, str(name), detail
 
@@ -214,10 +214,11 @@ def _jumps(steps: np.ndarray, norms: np.ndarray) -> list[int]:
     y, x = np.log(norms), np.log1p(steps.astype(np.float64))
     change, span = np.diff(y), np.diff(x)
     rate, order = change / span, np.arange(len(change))
-    nearest = [np.argsort(np.abs(order - i), kind="stable")[1:5] for i in order]
-    departure = change - span * np.array([np.median(rate[others]) for others in nearest])
+    nearest = np.argsort(np.abs(order[:, None] - order), axis=1, kind="stable")[:, 1:5]
+    departure = change - span * np.median(rate[nearest], axis=1)
     jumps: list[int] = []
-    for i, size in enumerate(departure):
+    for i in np.flatnonzero(np.abs(departure) > np.log(JUMP_FACTOR)).tolist():
+        size = departure[i]
         usual = 1.4826 * np.median(np.abs(departure[np.abs(order - i) > 1]))
         limit = max(np.log(JUMP_FACTOR), JUMP_SPREAD * usual)
         after = departure[i + 1] if i + 1 < len(departure) else 0.0
