@@ -139,7 +139,7 @@ class Lines(Silent):
         super().measured(step)
         logger.info(
             "step %d measured (%d of %d), %s",
-            step, self.done, self.left, self._remaining(self.done),
+            step, self.done, self.left, self._remaining(float(self.done)),
         )  # fmt: skip
 
     def _remaining(self, done: float) -> str:

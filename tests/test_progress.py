@@ -45,6 +45,7 @@ def test_a_bar_names_the_checkpoint_and_the_measure() -> None:
     screen = io.StringIO()
     bar = Bar(Console(file=screen, force_terminal=True, width=100))
     bar.training(1, 4, 3.25)
+    bar.bars.refresh()
     bar.training(4, 4, 3.0)
     bar.begin(2, 2)
     with bar:
