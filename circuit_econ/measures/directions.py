@@ -24,7 +24,7 @@ def direction_shares(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]
 
 def ov_write_vectors(
     output: Float[Tensor, "head d_model d_head"], value: Float[Tensor, "head d_head d_model"]
-) -> Float[Tensor, "head d_head d_model"]:
+) -> Float[Tensor, "head n d_model"]:
     """Left singular vectors of each head's W_O W_V, as long as their singular values."""
     q, r = torch.linalg.qr(output)
     left, sigma, _ = torch.linalg.svd(r @ torch.linalg.qr(value.mT, mode="r").R.mT)
