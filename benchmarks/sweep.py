@@ -24,7 +24,7 @@ from circuit_econ.measures.sweep import Variant, sweep
 from circuit_econ.model import Format, Model, Source
 from circuit_econ.model.bridge import boot
 from circuit_econ.model.intervene import Component, components
-from circuit_econ.pipeline import resolve_device
+from circuit_econ.settings import resolve_device
 from circuit_econ.tables import Kind
 
 ROUNDS = 3
@@ -57,7 +57,7 @@ SHAPES: dict[str, tuple[Format, dict[str, Any], int, int]] = {
         {**NATIVE, "d_model": 64, "d_head": 16, "d_mlp": 256, "act_fn": "gelu"}, 64, 128,
     ),
     "pythia-14m": (Format.HUGGING_FACE, pythia(6, 4, 128), 8, 128),
-    "pythia-70m": (Format.HUGGING_FACE, pythia(6, 8, 512), 4, 128),
+    "pythia-70m": (Format.HUGGING_FACE, pythia(6, 8, 512), 2, 128),
 }  # fmt: skip
 
 

@@ -10,8 +10,10 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from circuit_econ.errors import CircuitEconError, ConfigurationError, LedgerError
+from circuit_econ.places import config_folder
 
 __all__ = ["main"]
 
@@ -91,44 +93,62 @@ def _refuse(reason: str) -> int:
     return WRONG
 
 
+class _Stderr(logging.Handler):
+    """Our own lines on standard error, wherever that leads when they are written (above a bar)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def _log() -> None:
-    """Our own lines on standard error; other libraries' warnings as they come."""
+    """Our own lines; other libraries' warnings as they come."""
     own = logging.getLogger("circuit_econ")
     if not own.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        own.addHandler(handler)
+        own.addHandler(_Stderr())
         own.setLevel(logging.INFO)
         own.propagate = False
 
 
-def _walk_help(verb: str) -> int:
-    folder = Path(__file__).resolve().parent
-    # As config_folder() finds it, without importing what reads it.
-    conf = next(p for p in (folder.parent / "conf", folder / "conf") if (p / "config.yaml").is_file())
-    studies = ", ".join(sorted(p.stem for p in (conf / "study").glob("*.yaml")))
-    print(_WALK_HELP.format(verb=verb, studies=studies), end="")
-    return DONE
-
-
 def _walk(arguments: list[str]) -> int:
-    if {"-h", "--help"} & set(arguments):
-        return _walk_help("walk")
-    from circuit_econ.hydra_runs import launch
-
-    return launch(arguments)
+    return _with_overrides("walk", arguments)
 
 
 def _plan(arguments: list[str]) -> int:
-    if {"-h", "--help"} & set(arguments):
-        return _walk_help("plan")
+    return _with_overrides("plan", arguments)
+
+
+def _with_overrides(verb: str, arguments: list[str]) -> int:
+    parser = _Parser(f"circuit-econ {verb}", add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    given = parser.parse_intermixed_args(arguments)
+    if given.help:
+        return _help(verb)
+    from circuit_econ.composing import Request, compose, show
+
+    request = Request(tuple(given.overrides), given.multirun)
+    if given.cfg:
+        print(show(request, given.resolve), end="")
+        return DONE
+    if verb == "walk":
+        from circuit_econ.hydra_runs import launch
+
+        return launch(request)
     from rich.console import Console
 
-    from circuit_econ.hydra_runs import compose
     from circuit_econ.planning import forecast
 
-    for config in compose(arguments):
+    for config in compose(request):
         Console().print(forecast(config))
+    return DONE
+
+
+def _help(verb: str) -> int:
+    studies = ", ".join(sorted(p.stem for p in (config_folder() / "study").glob("*.yaml")))
+    print(_WALK_HELP.format(verb=verb, studies=studies), end="")
     return DONE
 
 
@@ -139,6 +159,7 @@ def _audit(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from circuit_econ.model import inventory
     from circuit_econ.trajectory import audit, open_trajectory
@@ -149,9 +170,10 @@ def _audit(arguments: list[str]) -> int:
     if found.is_empty():
         print(f"{trajectory.name}: {count} checkpoints, nothing found")
         return DONE
-    table = Table("step", "finding", "tensor", "detail", title=f"{trajectory.name}: audit")
+    table = Table("step", "finding", "tensor", "detail")
     for row in found.iter_rows():
-        table.add_row(*(("" if value is None else str(value)) for value in row))
+        # Text: square brackets in a name are no markup.
+        table.add_row(*(Text("" if value is None else str(value)) for value in row))
     Console().print(table)
     print(f"{trajectory.name}: {count} checkpoints, {found.height} findings")
     return DEFECTIVE
@@ -159,7 +181,7 @@ def _audit(arguments: list[str]) -> int:
 
 def _report(arguments: list[str]) -> int:
     parser = _Parser("circuit-econ report", "(Re)build the page from a ledger.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that walks wrote (their out)")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of walks: their out")
     parser.add_argument("--output", type=Path, help="the page (default: report.html in the first)")
     given = parser.parse_args(arguments)
     from circuit_econ.ledger import open_ledger
@@ -173,8 +195,8 @@ def _report(arguments: list[str]) -> int:
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are ours: one line, exit code 2."""
 
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description)
+    def __init__(self, prog: str, description: str | None = None, add_help: bool = True) -> None:
+        super().__init__(prog, description=description, add_help=add_help, allow_abbrev=False)
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise ConfigurationError(f"{message}; see {self.prog} --help")

@@ -1,33 +1,88 @@
 """The configuration of a run: Hydra groups made from the settings that the parts of the house keep.
 
 Every setting is defined once, as a field of the record that uses it. The groups registered here
-take their keys and defaults from those records; ``conf/`` holds values only.
+take their keys, defaults and types from those records; ``conf/`` holds values only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from types import NoneType, UnionType
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from circuit_econ.errors import ConfigurationError
+from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import KINDS
 from circuit_econ.measures import MEASURES
+from circuit_econ.settings import check_names
 from circuit_econ.training import TrainingConfig
+from circuit_econ.trajectory import parse_steps
 
-__all__ = ["RunConfig", "config_folder", "read", "register"]
+__all__ = ["RunConfig", "read", "register"]
 
-_TRAJECTORIES: Final[dict[str, dict[str, Any]]] = {
-    "folder": {"path": "???", "steps": None},
-    "hub": {"name": "???", "steps": None, "revisions": None},
-    "trained": {"cache": "runs/trained", "steps": None, "training": TrainingConfig},
+Record = type[Any]
+"""A dataclass whose fields are settings."""
+
+
+@dataclass
+class FolderTrajectory:
+    """Checkpoints on this machine; ``steps`` selects some, see ``parse_steps``."""
+
+    path: str
+    steps: str | int | list[int] | None = None
+
+
+@dataclass
+class HubTrajectory:
+    """A repository of the hub; ``revisions`` where its schedule is not known."""
+
+    name: str
+    steps: str | int | list[int] | None = None
+    revisions: dict[int, str] | list[str] | None = None
+
+
+@dataclass
+class TrainedTrajectory:
+    """A model of one's own, trained first; ``cache`` holds a folder per configuration."""
+
+    cache: str = "runs/trained"
+    steps: str | int | list[int] | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass
+class Device:
+    """Where to compute; None means CUDA if there is one."""
+
+    name: str | None = None
+
+
+@dataclass
+class Root:
+    """What a configuration holds beside its groups."""
+
+    study: str
+    measure: list[str] | str
+    baselines: list[str] | str
+    seed: int
+    dtype: str
+    out: str
+
+
+TRAJECTORIES: Final[dict[str, tuple[Record, ...]]] = {
+    "folder": (FolderTrajectory,),
+    "hub": (HubTrajectory,),
+    "trained": (TrainedTrajectory,),
 }
-"""Where trajectories come from. ``steps`` selects checkpoints, see ``parse_steps``."""
+
+# Text in hand is for Python.
+EVALUATIONS: Final = {kind: records for kind, records in KINDS.items() if kind != "text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,99 +116,180 @@ class RunConfig:
     values: dict[str, Any]
 
 
-def config_folder() -> Path:
-    """The folder of YAML files: the checkout's if this is one, else the installed package's."""
-    package = Path(__file__).resolve().parent
-    checkout = package.parent
-    # An editable install may leave a stale copy inside the package: the checkout's goes first.
-    if (checkout / "pyproject.toml").is_file() and (checkout / "conf" / "config.yaml").is_file():
-        return checkout / "conf"
-    return package / "conf"
-
-
 def register() -> None:
     """Register the groups ``trajectory`` and ``evaluation`` and the measures' settings."""
     store = ConfigStore.instance()
-    for kind, keys in _TRAJECTORIES.items():
-        node = {k: _defaults(v) if isinstance(v, type) else v for k, v in keys.items()}
-        store.store(group="trajectory", name=kind, node={"kind": kind, **node})
-    for kind, records in KINDS.items():
-        if kind == "text":  # text in hand is for Python
-            continue
-        node = {k: v for record in records for k, v in _defaults(record).items()}
-        store.store(group="evaluation", name=kind, node={"kind": kind, **node})
+    for group, kinds in (("trajectory", TRAJECTORIES), ("evaluation", EVALUATIONS)):
+        for kind, records in kinds.items():
+            node = {k: v for record in records for k, v in _defaults(record).items()}
+            store.store(group=group, name=kind, node={"kind": kind, **node})
     settings = {name: _defaults(measure.settings) for name, measure in MEASURES.items()}
     store.store(group="settings", name="default", node=settings)
 
 
 def read(config: DictConfig) -> RunConfig:
-    """Check a composed configuration and make the objects it describes.
+    """Check a composed configuration and make the objects it describes; opens and reads nothing.
 
     Raises:
-        ConfigurationError: If a value is missing or not allowed.
+        ConfigurationError: If a key does not exist, or a value is missing or not allowed.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigurationError(f"{missing[0]} must be set: {missing[0]}=…")
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    trajectory = dict(values["trajectory"])
-    if trajectory["kind"] == "trained":
-        trajectory["training"] = make_record(
-            TrainingConfig, trajectory["training"], "trajectory.training"
-        )
+    values = _plain(config)
+    groups = {name: _group(values, name) for name in ("trajectory", "evaluation", "device")}
+    given = _group(values, "measures")
+    root = {k: v for k, v in values.items() if k not in (*groups, "measures")}
+    root = _checked((Root,), root, "", also=(*groups, "measures"))
+    trajectory = _checked_kind("trajectory", groups["trajectory"], TRAJECTORIES)
+    evaluation = _checked_kind("evaluation", groups["evaluation"], EVALUATIONS)
+    device = _checked((Device,), groups["device"], "device.")
+    settings = {}
+    for name in given:
+        if name not in MEASURES:
+            raise unknown("key", f"measures.{name}", [f"measures.{k}" for k in MEASURES])
+        record, where = MEASURES[name].settings, f"measures.{name}."
+        settings[name] = record(**_checked((record,), _group(given, name, "measures."), where))
+    measures, baselines = _list(root["measure"]), _list(root["baselines"])
+    check_names(measures, baselines, root["dtype"])
+    if root["seed"] < 0:
+        raise ConfigurationError(f"seed must be a whole number of at least 0, not {root['seed']}")
+    if not root["out"]:
+        raise ConfigurationError("out must name a folder: out=runs/mine")
+    parse_steps(trajectory["steps"])
+    for record in EVALUATIONS[evaluation["kind"]]:
+        # Made again where it is used; here a wrong value is found before anything runs.
+        record(**{f.name: evaluation[f.name] for f in fields(record)})
     return RunConfig(
-        study=str(values["study"]),
+        study=root["study"],
         trajectory=trajectory,
-        evaluation=dict(values["evaluation"]),
-        measures=_names("measure", values["measure"]),
-        settings={
-            name: make_record(MEASURES[name].settings, given, f"measures.{name}")
-            for name, given in values["measures"].items()
-        },
-        baselines=_names("baselines", values["baselines"]),
-        seed=_whole("seed", values["seed"]),
-        dtype=str(values["dtype"]),
-        device=values["device"]["name"],
-        out=Path(str(values["out"])),
+        evaluation=evaluation,
+        measures=measures,
+        settings=settings,
+        baselines=baselines,
+        seed=root["seed"],
+        dtype=root["dtype"],
+        device=device["name"],
+        out=Path(root["out"]).expanduser(),
         values=values,
     )
 
 
-def make_record(record: type, given: Mapping[str, Any], where: str) -> Any:
-    """A settings record from plain values.
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """Plain values, all of them set."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        values: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    if missing:
+        raise ConfigurationError(f"{missing[0]} must be set: {missing[0]}=…")
+    return values
+
+
+def _group(values: Mapping[str, Any], name: str, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values.get(name), dict):
+        raise ConfigurationError(
+            f"{prefix}{name} must hold keys, not {values.get(name)!r}: {prefix}{name}.<key>=…"
+        )
+    return dict(values[name])
+
+
+def _checked_kind(
+    group: str, given: Mapping[str, Any], kinds: Mapping[str, tuple[Record, ...]]
+) -> dict[str, Any]:
+    kind = given.get("kind")
+    if kind not in kinds:
+        raise unknown(group, kind, kinds)
+    rest = {k: v for k, v in given.items() if k != "kind"}
+    return {"kind": kind, **_checked(kinds[kind], rest, f"{group}.")}
+
+
+def _checked(
+    records: tuple[Record, ...],
+    given: Mapping[str, Any],
+    where: str,
+    also: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """The values, if they have the keys and types of records; inner records are made.
 
     Raises:
-        ConfigurationError: If the record refuses a value.
+        ConfigurationError: If not; it names the key.
     """
-    try:
-        return record(**given)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{where}: {error}") from None
-
-
-def _defaults(record: type) -> dict[str, Any]:
+    hints = {k: v for record in records for k, v in _settings(record)}
+    for name in given:
+        if name not in hints:
+            raise unknown("key", f"{where}{name}", [f"{where}{k}" for k in (*hints, *also)])
     found = {}
-    for field in fields(record):
-        if field.default is not MISSING:
-            value = field.default
-        elif field.default_factory is not MISSING:
-            value = field.default_factory()
+    for name, hint in hints.items():
+        if name not in given:
+            raise ConfigurationError(f"{where}{name} must be set: {where}{name}=…")
+        if is_dataclass(hint):
+            inner = _checked((hint,), _group(given, name, where), f"{where}{name}.")
+            found[name] = hint(**inner)
+        elif _fits(given[name], hint):
+            found[name] = _as_float(given[name], hint)
         else:
-            value = "???"
-        found[field.name] = str(value) if isinstance(value, StrEnum) else value
+            raise ConfigurationError(f"{where}{name} must be {_spelled(hint)}, not {given[name]!r}")
+    return found
+
+
+def _settings(record: Record) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(record)
+    return ((f.name, hints[f.name]) for f in fields(record))
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a plain value is of an annotated type."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, choice) for choice in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(v, inner[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items()
+        )
+    if hint is Any:
+        return True
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, int | float)
+    # Enums are named by strings; which of them exist is for the record to say.
+    return isinstance(value, str if issubclass(hint, StrEnum) else hint)
+
+
+def _as_float(value: Any, hint: Any) -> Any:
+    """Whole numbers as floats where floats are meant, so that 1 and 1.0 have one digest."""
+    if get_origin(hint) is list:
+        return [_as_float(v, get_args(hint)[0]) for v in value]
+    meant = hint is float or (float in get_args(hint) and int not in get_args(hint))
+    return float(value) if meant and isinstance(value, int) else value
+
+
+def _spelled(hint: Any) -> str:
+    """A type in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_spelled(choice) for choice in inner))
+    if origin is list:
+        return f"a list [a,b] (each {_spelled(inner[0])})"
+    if origin is dict:
+        return "a mapping {key: value}"
+    words = {bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}
+    return words.get(hint, "text")
+
+
+def _defaults(record: Record) -> dict[str, Any]:
+    found = {}
+    for f, (_, hint) in zip(fields(record), _settings(record), strict=True):
+        if is_dataclass(hint):
+            found[f.name] = _defaults(hint)  # type: ignore[arg-type]
+        elif f.default is not MISSING:
+            found[f.name] = str(f.default) if isinstance(f.default, StrEnum) else f.default
+        else:
+            found[f.name] = "???" if f.default_factory is MISSING else f.default_factory()
     # One root seed: whatever is drawn follows it unless it is set apart.
     return found | ({"seed": "${seed}"} if "seed" in found else {})
 
 
-def _names(key: str, value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise ConfigurationError(f"{key} must be a list of names, not {value!r}: {key}=[a,b]")
-    return value
-
-
-def _whole(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{key} must be a whole number of at least 0, not {value!r}")
-    return value
+def _list(names: list[str] | str) -> list[str]:
+    return [names] if isinstance(names, str) else names

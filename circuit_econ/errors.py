@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend: one line that says what was wrong, where, and what to do."""
+"""Errors that a user can cause and mend: one line says what was wrong, where, and what to do."""
 
 from __future__ import annotations
 

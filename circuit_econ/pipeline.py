@@ -7,90 +7,32 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
-from circuit_econ.errors import CheckpointError, ConfigurationError, unknown
+from circuit_econ.errors import CheckpointError, ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.ledger import Ledger, LedgerWriter
-from circuit_econ.measures import Context, Measure, Plan, measures_of
+from circuit_econ.measures import Measure, Plan
 from circuit_econ.measures.statistics import ratio_estimate
 from circuit_econ.model import Model, ModelConfig, Source, inventory, read_config
 from circuit_econ.model.check import check_against_bridge, check_identity, compare
 from circuit_econ.model.intervene import components
 from circuit_econ.progress import Progress, Silent
-from circuit_econ.tables import BASELINES, SCHEMA_VERSION, Kind, Status, make_table
+from circuit_econ.settings import DTYPES, Settings
+from circuit_econ.tables import SCHEMA_VERSION, Kind, Status, make_table
 from circuit_econ.trajectory import Trajectory, checkpoint_digest, findings, load_ahead
 from circuit_econ.trajectory.ahead import Loaded
 
-__all__ = ["DTYPES", "Settings", "measure", "resolve_device", "walk"]
+__all__ = ["check_fits", "measure", "walk"]
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
 _VERSIONED = ("circuit_econ", "torch", "transformer-lens", "transformers", "polars", "safetensors")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to measure; everything here is part of what a ledger's numbers mean.
-
-    Attributes:
-        measures: The measures, in the order in which they run.
-        baselines: Baselines to ablate with.
-        seed: Root seed: donors, shuffles.
-        dtype: Of the numbers.
-        device: Where to compute.
-        options: Settings of measures by name; those left out have their defaults.
-    """
-
-    measures: list[Measure]
-    baselines: tuple[str, ...]
-    seed: int
-    dtype: torch.dtype
-    device: torch.device
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def make(
-        cls,
-        measures: Sequence[str],
-        baselines: Sequence[str],
-        seed: int,
-        dtype: str,
-        device: str | None,
-        options: Mapping[str, Any] | None,
-    ) -> Settings:
-        """Resolve names.
-
-        Raises:
-            ConfigurationError: If one does not exist; what exists is listed.
-        """
-        chosen = measures_of(measures)
-        for name in baselines:
-            if name not in BASELINES:
-                raise unknown("baseline", name, BASELINES)
-        if not baselines:
-            raise ConfigurationError(f"no baseline asked for; there is: {', '.join(BASELINES)}")
-        if dtype not in DTYPES:
-            raise unknown("dtype", dtype, DTYPES)
-        given = dict(options or {})
-        resolved = {m.name: given.pop(m.name, None) or m.settings() for m in chosen}
-        for name in given:
-            measures_of([name])
-        return cls(
-            chosen, tuple(dict.fromkeys(baselines)), seed, DTYPES[dtype], resolve_device(device),
-            resolved,
-        )  # fmt: skip
-
-    def context(self, model: Model, evaluation: Evaluation, step: int, plan: Plan) -> Context:
-        """What a measure is given at one checkpoint."""
-        return Context(model, evaluation, step, self.baselines, plan, self.seed)
 
 
 def walk(
@@ -178,11 +120,11 @@ def measure(
     Raises:
         ConfigurationError: If a name does not exist.
         CheckpointError: If the model is not supported or does not go with the evaluation set.
-        DisagreementError: If our forward pass is not the bridge's (a hook left on it, for instance).
+        DisagreementError: If our forward pass is not the bridge's (for instance, a hook was left).
     """
     chosen = Settings.make(measures, baselines, seed, dtype, device, settings)
     model = Model.from_bridge(bridge, chosen.dtype, chosen.device)
-    _check_fits(model.config, evaluation)
+    check_fits(model.config, evaluation)
     compare(model, bridge, evaluation.tokens, evaluation.targets, "the bridge")
     check_identity(model, evaluation.tokens[:1])
     plan = Plan.choose(model.config, evaluation.length, chosen.device)
@@ -192,26 +134,6 @@ def measure(
         context = chosen.context(model, evaluation, 0, plan)
         tables |= one.run(context, chosen.options[one.name])
     return tables
-
-
-def resolve_device(name: str | None) -> torch.device:
-    """The device of a name; None means CUDA if there is one, else the CPU.
-
-    Raises:
-        ConfigurationError: If it does not exist here.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ConfigurationError(
-            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); "
-            f"there is: {', '.join(there)}"
-        ) from None
-    return device
 
 
 class _Walker:
@@ -253,7 +175,7 @@ class _Walker:
     def _load(self, source: Source) -> Model:
         """The model, proven to be what the checkpoint computes."""
         model = Model.from_source(source, self.settings.dtype, self.settings.device)
-        _check_fits(model.config, self.evaluation)
+        check_fits(model.config, self.evaluation)
         table = _components_table(model.config)
         if not self.writer.has("components", None):
             self.writer.write("components", table)
@@ -318,13 +240,14 @@ def _clean_loss(
     losses = []
     for rows in torch.arange(len(evaluation.tokens)).split(plan.panel):
         stream = model.run(model.embed(evaluation.tokens[rows].to(model.device)))
-        losses.append(model.sequence_losses(stream, evaluation.targets[rows].to(model.device)).cpu())
+        targets = evaluation.targets[rows].to(model.device)
+        losses.append(model.sequence_losses(stream, targets).cpu())
     counts = (evaluation.targets >= 0).sum(1)
     loss, se = ratio_estimate(torch.cat(losses), counts, evaluation.clusters)
     return float(loss), None if se.isnan() else float(se)
 
 
-def _check_fits(config: ModelConfig, evaluation: Evaluation) -> None:
+def check_fits(config: ModelConfig, evaluation: Evaluation) -> None:
     """Raise a CheckpointError if the evaluation set does not go with the model."""
     if evaluation.length > config.n_ctx:
         raise CheckpointError(
@@ -364,7 +287,7 @@ def _unfinished(writer: LedgerWriter, step: int, measures: Sequence[Measure]) ->
 
 
 def _plan(trajectory: Trajectory, evaluation: Evaluation, settings: Settings) -> Plan:
-    """A plan for the run's shape, taken from the first checkpoint whose configuration is readable."""
+    """A plan for the run's shape: that of the first checkpoint whose configuration is readable."""
     reasons = []
     for checkpoint in trajectory.checkpoints:
         step = checkpoint.step

@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from circuit_econ.config import RunConfig
-from circuit_econ.evaluation import Evaluation
+from circuit_econ.errors import CheckpointError, ConfigurationError
 from circuit_econ.measures import Plan
 from circuit_econ.model import Format, ModelConfig, Source, read_config
-from circuit_econ.pipeline import DTYPES, Settings
-from circuit_econ.runs import evaluation_of, training_of
+from circuit_econ.pipeline import check_fits
+from circuit_econ.runs import evaluation_of, training_of, trajectory_of
+from circuit_econ.settings import Settings
 from circuit_econ.trajectory import open_trajectory
 
 __all__ = ["Forecast", "forecast", "predict"]
@@ -61,10 +62,11 @@ def forecast(run: RunConfig) -> Group:
 
     Raises:
         ConfigurationError: If the configuration names what does not exist.
+            Also if the evaluation set does not go with the model.
         CheckpointError: If the first checkpoint's model is not supported.
     """
     found = predict(run)
-    table = Table(show_header=False, title=f"plan of study {run.study!r}")
+    table = Table(show_header=False, title=Text(f"plan of study {run.study!r}"))
     rows = [
         ("trajectory", found.name),
         ("checkpoints", f"{len(found.steps)}: {_shown(found.steps)}"),
@@ -78,8 +80,8 @@ def forecast(run: RunConfig) -> Group:
         ("out", str(run.out)),
     ]
     for row in rows:
-        table.add_row(*row)
-    note = "Passes count the blocks they run: what lies below an ablated component is not run again."
+        table.add_row(*map(Text, row))  # Text: square brackets in a name are no markup
+    note = "Passes count the blocks that run: what lies below an ablated component is not repeated."
     return Group(table, Text(note, style="dim"))
 
 
@@ -91,6 +93,10 @@ def predict(run: RunConfig) -> Forecast:
     evaluation = evaluation_of(run)
     name, steps, source, size, training = _trajectory(run)
     config = read_config(source)
+    try:
+        check_fits(config, evaluation)
+    except CheckpointError as error:  # of any checkpoint: a walk would fail at all of them
+        raise ConfigurationError(str(error)) from None
     for measure in settings.measures:
         measure.check(config, settings.options[measure.name])
     passes = {
@@ -129,12 +135,9 @@ def _trajectory(run: RunConfig) -> tuple[str, tuple[int, ...], Source, int | Non
         saved = tuple(training.saved_steps)
         if not (folder / f"step_{saved[-1]}.safetensors").exists():
             return folder.name, saved, source, None, saved[-1]
-        where: str = str(folder)
+        trajectory = open_trajectory(folder, steps=settings["steps"])
     else:
-        where = str(settings.get("path") or settings.get("name"))
-    trajectory = open_trajectory(
-        where, steps=settings["steps"], revisions=settings.get("revisions")
-    )
+        trajectory = trajectory_of(run)
     first = trajectory.checkpoints[0]
     source = Source(
         trajectory.format(first.step), trajectory.config(first.step), {}, first.origin
@@ -146,7 +149,7 @@ def _trajectory(run: RunConfig) -> tuple[str, tuple[int, ...], Source, int | Non
 
 def _calibrate(config: ModelConfig, settings: Settings) -> float:
     """Operations a second of products of the model's own shapes, over about a second."""
-    place, dtype = settings.device, DTYPES[next(k for k, v in DTYPES.items() if v is settings.dtype)]
+    place, dtype = settings.device, settings.dtype
     inner = config.d_mlp or config.n_heads * config.d_head
     rows = torch.randn(1024, config.d_model, device=place, dtype=dtype)
     weight = torch.randn(config.d_model, inner, device=place, dtype=dtype)

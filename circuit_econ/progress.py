@@ -1,4 +1,4 @@
-"""Progress of a walk: a bar on a terminal, plain lines in a log, nothing from Python unless asked."""
+"""Progress of a walk: a bar on a terminal, plain lines in a log, from Python only if asked."""
 
 from __future__ import annotations
 

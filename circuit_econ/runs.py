@@ -1,8 +1,7 @@
-"""From a configuration to what it names: the trajectory (trained first if need be), the data, the walk."""
+"""From a configuration to what it names: the trajectory (trained first), the data, the walk."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from circuit_econ.training import train
 from circuit_econ.trajectory import Trajectory, open_trajectory
 
 __all__ = ["evaluation_of", "run", "trajectory_of", "training_of"]
-
-logger = logging.getLogger(__name__)
 
 
 def run(config: RunConfig, progress: Progress | None = None) -> Ledger:
@@ -64,7 +61,7 @@ def training_of(config: RunConfig) -> tuple[TrainingData, Path]:
     data = training_data(
         config.evaluation["kind"], _evaluation_settings(config), training.batch, training.seed
     )
-    return data, Path(config.trajectory["cache"]) / training.digest(data)
+    return data, Path(config.trajectory["cache"]).expanduser() / training.digest(data)
 
 
 def _evaluation_settings(config: RunConfig) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def run_record(run: RunFrames, opened: bool) -> str:
         "last measured step": "none" if (step := last_step(run)) is None else f"{step:,}",
         "device": devices,
         "numbers": _distinct(run.checkpoints["dtype"]),
-        "audit": f"{run.audit.height} findings" if run.audit.height else "nothing found",
+        "audit": f"{run.audit.height:,} found" if run.audit.height else "nothing found",
         "time": f"{seconds:,.1f} s over {run.checkpoints.height} checkpoints",
     }
     parts = [_pairs("", facts.items())]
