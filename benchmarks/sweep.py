@@ -86,7 +86,9 @@ def hook_loop(bridge: Any, data: Evaluation, parts: list[Component], batch: int)
             logits = bridge.run_with_hooks(tokens.to(bridge.cfg.device), fwd_hooks=hooks)
             scored = targets >= 0
             wanted = targets[scored].to(logits.device)
-            total += float(F.cross_entropy(logits[scored.to(logits.device)], wanted, reduction="sum"))
+            total += float(
+                F.cross_entropy(logits[scored.to(logits.device)], wanted, reduction="sum")
+            )
             count += int(scored.sum())
         return total / count
 
@@ -140,7 +142,9 @@ def contest(name: str) -> str:
     plan = Plan.choose(model.config, length, device)
     context = Context(model, data, baselines=("zero",), plan=plan)
     few = parts[:: max(1, len(parts) // 4)]
-    batch = min((1, 2, 4, 8, 16, 32, 64), key=lambda b: timed(lambda: hook_loop(bridge, data, few, b))[0])
+    batch = min(
+        (1, 2, 4, 8, 16, 32, 64), key=lambda b: timed(lambda: hook_loop(bridge, data, few, b))[0]
+    )
     loops, sweeps, error = [], [], 0.0
     for _ in range(ROUNDS):
         seconds, theirs = timed(lambda: hook_loop(bridge, data, parts, batch))
@@ -165,8 +169,8 @@ def main() -> None:
         "",
         f"{datetime.date.today()}, {where}, {torch.get_num_threads()} threads, "
         f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}. "
-        f"Random weights, float32, zero baseline; medians of {ROUNDS} interleaved rounds, ratio with "
-        "its range. Ratio: how many times faster the sweep is.",
+        f"Random weights, float32, zero baseline; medians of {ROUNDS} interleaved rounds, ratio "
+        "with its range. Ratio: how many times faster the sweep is.",
         "",
         "| shape | components | tokens | loop, s | sweep, s | ratio | largest difference, nats |",
         "|---|---|---|---|---|---|---|",

@@ -196,7 +196,7 @@ def _checked_kind(
     group: str, given: Mapping[str, Any], kinds: Mapping[str, tuple[Record, ...]]
 ) -> dict[str, Any]:
     kind = given.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise unknown(group, kind, kinds)
     rest = {k: v for k, v in given.items() if k != "kind"}
     return {"kind": kind, **_checked(kinds[kind], rest, f"{group}.")}
@@ -221,7 +221,7 @@ def _checked(
     for name, hint in hints.items():
         if name not in given:
             raise ConfigurationError(f"{where}{name} must be set: {where}{name}=…")
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             inner = _checked((hint,), _group(given, name, where), f"{where}{name}.")
             found[name] = hint(**inner)
         elif _fits(given[name], hint):
@@ -281,8 +281,8 @@ def _spelled(hint: Any) -> str:
 def _defaults(record: Record) -> dict[str, Any]:
     found = {}
     for f, (_, hint) in zip(fields(record), _settings(record), strict=True):
-        if is_dataclass(hint):
-            found[f.name] = _defaults(hint)  # type: ignore[arg-type]
+        if isinstance(hint, type) and is_dataclass(hint):
+            found[f.name] = _defaults(hint)
         elif f.default is not MISSING:
             found[f.name] = str(f.default) if isinstance(f.default, StrEnum) else f.default
         else:

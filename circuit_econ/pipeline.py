@@ -292,9 +292,7 @@ def _plan(trajectory: Trajectory, evaluation: Evaluation, settings: Settings) ->
     for checkpoint in trajectory.checkpoints:
         step = checkpoint.step
         try:
-            source = Source(
-                trajectory.format(step), trajectory.config(step), {}, checkpoint.origin
-            )
+            source = Source(trajectory.format(step), trajectory.config(step), {}, checkpoint.origin)
             config = read_config(source)
         except CheckpointError as error:
             reasons.append(str(error))
@@ -352,9 +350,7 @@ def _describe(
             "sequences": len(evaluation.tokens),
             "length": evaluation.length,
             "scored": evaluation.scored,
-            "documents": None
-            if evaluation.clusters is None
-            else len(evaluation.clusters.unique()),
+            "documents": None if evaluation.clusters is None else len(evaluation.clusters.unique()),
             "reference": None if reference is None else len(reference),
             "digest": evaluation.digest,
             **{k: v for k, v in evaluation.description.items() if k not in ("sequences", "length")},

@@ -139,9 +139,7 @@ def _trajectory(run: RunConfig) -> tuple[str, tuple[int, ...], Source, int | Non
     else:
         trajectory = trajectory_of(run)
     first = trajectory.checkpoints[0]
-    source = Source(
-        trajectory.format(first.step), trajectory.config(first.step), {}, first.origin
-    )
+    source = Source(trajectory.format(first.step), trajectory.config(first.step), {}, first.origin)
     sizes = [trajectory.bytes(step) for step in trajectory.steps]
     total = None if any(s is None for s in sizes) else sum(s for s in sizes if s is not None)
     return trajectory.name, trajectory.steps, source, total, 0
@@ -153,7 +151,7 @@ def _calibrate(config: ModelConfig, settings: Settings) -> float:
     inner = config.d_mlp or config.n_heads * config.d_head
     rows = torch.randn(1024, config.d_model, device=place, dtype=dtype)
     weight = torch.randn(config.d_model, inner, device=place, dtype=dtype)
-    done, began = 0, time.perf_counter()
+    product, done, began = rows, 0, time.perf_counter()
     while time.perf_counter() - began < 0.5:
         for _ in range(8):
             product = rows @ weight
@@ -170,7 +168,8 @@ def _shown(steps: tuple[int, ...]) -> str:
 
 
 def _model(c: ModelConfig) -> str:
-    kind = f"{c.n_layers} layers of {c.n_heads} heads" + ("" if c.d_mlp is None else " and an MLP")
+    layers = "1 layer" if c.n_layers == 1 else f"{c.n_layers} layers"
+    kind = f"{layers} of {c.n_heads} heads" + ("" if c.d_mlp is None else " and an MLP")
     return f"{c.architecture}, {kind}, width {c.d_model}, vocabulary {c.d_vocab}"
 
 

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bars, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
 __all__ = ["Bar", "Lines", "Progress", "Silent"]
 

@@ -13,7 +13,7 @@ from circuit_econ.progress import Progress
 from circuit_econ.training import train
 from circuit_econ.trajectory import Trajectory, open_trajectory
 
-__all__ = ["evaluation_of", "run", "trajectory_of", "training_of"]
+__all__ = ["evaluation_of", "run", "training_of", "trajectory_of"]
 
 
 def run(config: RunConfig, progress: Progress | None = None) -> Ledger:

@@ -80,9 +80,7 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "placebo_se": _F,
         }
     ),
-    "capacity": pl.Schema(
-        {"step": _I, "component": _S, "currency": _S, "place": _S, "amount": _F}
-    ),
+    "capacity": pl.Schema({"step": _I, "component": _S, "currency": _S, "place": _S, "amount": _F}),
     "attention": pl.Schema({"step": _I, "component": _S, "quantity": _S, "amount": _F}),
 }
 """Columns of every table, in order. Amounts are Float64, steps Int64, names String."""
@@ -213,13 +211,13 @@ def make_table(name: str, columns: dict[str, Any]) -> pl.DataFrame:
     schema = TABLES[name]
     if set(columns) != set(schema):
         missing, extra = set(schema) - set(columns), set(columns) - set(schema)
-        raise KeyError(f"table {name!r}: missing columns {sorted(missing)}, unknown {sorted(extra)}")
+        raise KeyError(f"table {name!r}: missing {sorted(missing)}, unknown {sorted(extra)}")
     lengths = {len(v) for v in columns.values() if isinstance(v, list | tuple)}
     if len(lengths) > 1:
         raise ValueError(f"table {name!r}: columns of different lengths {sorted(lengths)}")
     height = lengths.pop() if lengths else 1
     data = {
-        key: list(columns[key]) if isinstance(columns[key], list | tuple) else [columns[key]] * height
+        key: list(v) if isinstance(v := columns[key], list | tuple) else [v] * height
         for key in schema
     }
     return pl.DataFrame(data, schema=schema, strict=True)

@@ -22,7 +22,7 @@ import torch
 
 import circuit_econ as ce
 from circuit_econ.model import Model
-from circuit_econ.pipeline import walk as _  # noqa: F401  (warm)
+from circuit_econ.pipeline import walk as walk_checkpoints
 from circuit_econ.tables import TABLES
 
 KILLS = 30
@@ -33,7 +33,7 @@ def walk(run: Path, out: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(13, (16, 12), generator=generator)
     evaluation = ce.Evaluation(tokens[:10], reference=tokens[10:])
-    ce.walk(
+    walk_checkpoints(
         ce.open_trajectory(run), evaluation, ["value", "attention", "capacity"],
         ["mean", "resample"], out, "cpu",
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -192,7 +191,8 @@ def test_the_run_folder_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatc
 def test_a_process_of_its_own_fails_alike(run: Terminal) -> None:
     bad = python("-m", "circuit_econ", "walk", *WALK, "trajectory.path=away", folder=run.folder)
     assert bad.returncode == 2 and bad.stdout == ""
-    assert bad.stderr.startswith("circuit-econ: no such folder: away") and bad.stderr.count("\n") == 1
+    assert bad.stderr.startswith("circuit-econ: no such folder: away")
+    assert bad.stderr.count("\n") == 1
 
 
 # The configuration.
@@ -265,7 +265,7 @@ def test_report_of_one_and_of_two_runs(run: Terminal) -> None:
     page = run.folder / "one/report.html"
     page.unlink()
     answer = run("report", "one")
-    assert answer.code == 0 and answer.out.strip() == os.path.join("one", "report.html")
+    assert answer.code == 0 and answer.out.strip() == str(Path("one/report.html"))
     alone = page.read_text()
     answer = run("report", "one", "two", "--output", "both.html")
     assert answer.code == 0 and answer.out.strip() == "both.html"

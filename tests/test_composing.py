@@ -19,9 +19,7 @@ def run(
         yield made
 
 
-ROOT_KEYS = (
-    "study, measure, baselines, seed, dtype, out, trajectory, evaluation, device, measures"
-)
+ROOT_KEYS = "study, measure, baselines, seed, dtype, out, trajectory, evaluation, device, measures"
 
 WRONG = {
     # Names.
@@ -31,7 +29,7 @@ WRONG = {
     "device=nope": "unknown device 'nope'; there is: auto, cpu, cuda",
     "hydra/launcher=nope": "unknown hydra/launcher 'nope'; there is: basic",
     "measure=[worth]": "unknown measure 'worth'; there is: value, attention, capacity",
-    "baselines=[median]": "unknown baseline 'median'; there is: mean, mean-position, zero, resample",
+    "baselines=[median]": "unknown baseline 'median'; there is: mean, mean-position, zero, res",
     "dtype=int8": "unknown dtype 'int8'; there is: float32, float64",
     "evaluation.part=best": "unknown part 'best'; there is: train, heldout",
     "measures.value.components=[a9.h0]": (
@@ -163,7 +161,7 @@ def test_wrong_input_is_refused_in_one_line(run: Terminal, override: str) -> Non
         ),
         (
             ["trajectory.training.checkpoint_steps=[a]"],
-            "trajectory.training.checkpoint_steps must be a list [a,b] (each a whole number) or null",
+            "trajectory.training.checkpoint_steps must be a list [a,b] (each a whole number) or nu",
         ),
         (
             ["evaluation=task", "evaluation.name=chess"],
@@ -179,7 +177,7 @@ def test_wrong_input_is_refused_in_one_line(run: Terminal, override: str) -> Non
         ),
         (
             ["trajectory=hub", "trajectory.name=a/b", "trajectory.revisions=main"],
-            "trajectory.revisions must be a mapping {key: value} or a list [a,b] (each text) or null",
+            "trajectory.revisions must be a mapping {key: value} or a list [a,b] (each text) or nu",
         ),
     ],
 )

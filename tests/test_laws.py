@@ -94,8 +94,10 @@ def test_capacities_sum_to_what_they_share_out(config: dict[str, Any], seed: int
     width = context.model.config.d_model
 
     def total(currency: str) -> pl.DataFrame:
-        return table.filter(pl.col("currency") == currency).group_by("place").agg(
-            pl.col("amount").sum()
+        return (
+            table.filter(pl.col("currency") == currency)
+            .group_by("place")
+            .agg(pl.col("amount").sum())
         )
 
     leaves = list(context.model.parameters().values())
@@ -135,9 +137,7 @@ def test_values_obey_their_laws(config: dict[str, Any], seed: int) -> None:
     assert table["value"].min() >= -loss - 1e-9  # type: ignore[operator]
     # What writes a constant loses nothing to its own mean at each position.
     if context.model.config.rotary is None:
-        row = table.filter(
-            (pl.col("component") == "pos") & (pl.col("baseline") == "mean-position")
-        )
+        row = table.filter((pl.col("component") == "pos") & (pl.col("baseline") == "mean-position"))
         assert row["value"].item() == pytest.approx(0, abs=1e-12)
     # The same again, another cut.
     context.plan = Plan(6, 100)

@@ -226,7 +226,9 @@ def test_what_is_not_implemented_is_refused_by_name(
 def test_keys_that_the_sources_class_does_not_know_change_nothing() -> None:
     tokens = zoo.tokens_of(zoo.case_named("gpt2"), 2, seed=1)
     model = Model.from_source(changed("gpt2", my_lab_notes="v3"), torch.float64)
-    assert torch.equal(logits_of(model, tokens), logits_of(model_of(zoo.case_named("gpt2")), tokens))
+    assert torch.equal(
+        logits_of(model, tokens), logits_of(model_of(zoo.case_named("gpt2")), tokens)
+    )
 
 
 def test_nan_weights_are_refused() -> None:

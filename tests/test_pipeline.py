@@ -265,9 +265,7 @@ def test_a_single_sequence_is_said_to_have_no_error(run: Path, tmp_path: Path) -
     assert ledger.run["notes"] == ["A single sequence: standard errors cannot be estimated."]
 
 
-def test_baselines_from_the_evaluation_set_itself_are_said_to_be(
-    run: Path, tmp_path: Path
-) -> None:
+def test_baselines_from_the_evaluation_set_itself_are_said_to_be(run: Path, tmp_path: Path) -> None:
     tokens = zoo.tokens_of(CASE, 4, seed=1)
     ledger = walk(run, tmp_path / "out", evaluation=ce.Evaluation(tokens), measures=["value"])
     assert ledger.run["evaluation"]["reference"] is None

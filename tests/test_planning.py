@@ -76,9 +76,7 @@ def test_a_plan_of_a_trained_run_counts_the_training_and_then_the_weights(run: T
         ("seed=0,1", "seed=0,1 gives several values"),
     ],
 )
-def test_a_plan_refuses_what_a_walk_could_not_do(
-    run: Terminal, override: str, reason: str
-) -> None:
+def test_a_plan_refuses_what_a_walk_could_not_do(run: Terminal, override: str, reason: str) -> None:
     answer = run("plan", *WALK, override)
     assert answer.code == 2
     assert answer.reason.startswith(reason)

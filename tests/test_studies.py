@@ -23,7 +23,7 @@ SHRUNK = (
     "trajectory.training.checkpoint_steps=[0,2,4]",
     "evaluation.sequences=3",
     "evaluation.reference_sequences=3",
-    "evaluation.length=24",
+    "evaluation.length=26",
     "measures.value.placebo_draws=1",
     "device=cpu",
 )

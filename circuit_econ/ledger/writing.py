@@ -61,7 +61,7 @@ class LedgerWriter:
                 f"{str(root)!r} is being written by another walk; wait for it or choose another out"
             ) from None
         try:
-            # What a killed run left half-written; nobody else can be writing while we hold the lock.
+            # What a killed run left half-written: nobody else writes while we hold the lock.
             for leftover in (root / _PARTIAL).iterdir():
                 leftover.unlink()
             if (root / RUN_FILE).is_file():
@@ -115,14 +115,14 @@ class LedgerWriter:
             frame.write_parquet(partial)
             _synchronise(partial)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(partial, target)
+            partial.replace(target)
 
     def _write_text(self, name: str, text: str) -> None:
         partial = self.path / _PARTIAL / f"{uuid4().hex}.txt"
         with _explained(self.path):
             partial.write_text(text, encoding="utf-8")
             _synchronise(partial)
-            os.replace(partial, self.path / name)
+            partial.replace(self.path / name)
 
 
 def _extended(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

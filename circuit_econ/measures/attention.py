@@ -88,6 +88,4 @@ def run(context: Context, settings: AttentionSettings) -> Mapping[str, pl.DataFr
     }
 
 
-ATTENTION = Measure(
-    "attention", AttentionSettings, ("attention",), run, lambda *_: 1.0
-)
+ATTENTION = Measure("attention", AttentionSettings, ("attention",), run, lambda *_: 1.0)

@@ -23,7 +23,7 @@ _ACTIVATIONS = {"cpu": 4 << 20, "cuda": 2 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the work is cut; part of ``run.yaml``, because sums depend on their order in the last bit.
+    """How the work is cut; part of ``run.yaml``, since sums depend on their order in the last bit.
 
     Attributes:
         panel: Sequences that are traced together.

@@ -125,7 +125,8 @@ def _rank_rows(model: Model) -> Iterator[Row]:
         key, value = (
             t.double().repeat_interleave(c.group, 0) for t in (w.key(i, c), w.value(i, c))
         )
-        maps = [(product_spectrum(output, value.mT), Currency.EFFECTIVE_RANK_OV, Currency.STABLE_RANK_OV)]
+        ov = product_spectrum(output, value.mT)
+        maps = [(ov, Currency.EFFECTIVE_RANK_OV, Currency.STABLE_RANK_OV)]
         if not c.qk_norm:
             # x_q W_Qᵀ W_K x_k without rotation; behind a q/k norm no fixed product stands for it.
             qk = product_spectrum(query.mT, key.mT)
@@ -164,6 +165,4 @@ def _direction_rows(model: Model, moments: StreamMoments) -> Iterator[Row]:
             yield mlp_name(i), Currency.DIRECTIONS, _LAYER, amount
 
 
-CAPACITY = Measure(
-    "capacity", CapacitySettings, ("capacity",), run, lambda *_: 3.0
-)
+CAPACITY = Measure("capacity", CapacitySettings, ("capacity",), run, lambda *_: 3.0)

@@ -75,7 +75,8 @@ def measure_stream(context: Context, *, every_layer: bool) -> StreamMoments:
 
 def _writers(model: Model, place: int) -> list[tuple[str, int | None]]:
     """Who has written the stream at a place: name, and layer (None for embeddings)."""
-    c, found = model.config, [(str(Kind.EMBED), None)]
+    c = model.config
+    found: list[tuple[str, int | None]] = [(str(Kind.EMBED), None)]
     if model.weights.pos is not None:
         found.append((str(Kind.POS), None))
     for layer in range(place // 2):
@@ -112,7 +113,8 @@ def _accumulate(
                 read = torch.einsum("std,hdk->sthk", x, matrix)
                 sums.add(("heads·x", layer, place), (heads * read).sum((0, 1, 3)))
         if trace.mlps:
-            _full_output(mlp_name(layer), trace.mlps[layer][:, first:].double(), 2 * layer + 1, streams, sums)
+            written = trace.mlps[layer][:, first:].double()
+            _full_output(mlp_name(layer), written, 2 * layer + 1, streams, sums)
             neurons = _neurons(model, layer, trace)[:, first:].double()
             sums.add(("neurons", layer), neurons.sum((0, 1)))
             sums.add(("neurons²", layer), neurons.square().sum((0, 1)))

@@ -30,7 +30,7 @@ def spectrum(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, " smaller"]
 
 
 def effective_rank(sigma: Float[Tensor, " n"]) -> float:
-    """exp of the entropy of σ/Σσ (Roy & Vetterli 2007); 0 for a zero map."""
+    """Exp of the entropy of σ/Σσ (Roy & Vetterli 2007); 0 for a zero map."""
     total = sigma.sum()
     if total == 0:
         return 0.0

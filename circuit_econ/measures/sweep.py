@@ -1,8 +1,8 @@
 """The ablation sweep: one clean pass, then every variant from the place where it first differs.
 
 A *variant* takes a set of components out under one baseline, or moves the stream by a component's
-shuffled differences (the placebo). Variants that start at the same place ride in one batch; no block
-below the start is computed again.
+shuffled differences (the placebo). Variants that start at the same place ride in one batch; no
+block below the start is computed again.
 """
 
 from __future__ import annotations

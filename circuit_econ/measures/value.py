@@ -1,4 +1,4 @@
-"""Value: how much loss rises when a component is taken out, with its standard error and a placebo."""
+"""Value: how much loss rises when a component is taken out, with standard error and placebo."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from circuit_econ.errors import CheckpointError
-from circuit_econ.model.config import read_config
+from circuit_econ.model.architectures import read_config
 from circuit_econ.model.source import Format, Source
 from circuit_econ.model.weights import native
 
@@ -81,7 +81,8 @@ def _boot_native(source: Source, dtype: torch.dtype) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     fields = {k: v for k, v in source.config.items() if k not in ("dtype", "device")}
-    bridge = TransformerBridge.boot_native(
+    # Bound to the class when transformer-lens is imported, which type checkers do not see.
+    bridge = TransformerBridge.boot_native(  # pyright: ignore[reportAttributeAccessIssue]
         TransformerBridgeConfig.from_dict({**fields, "architecture": None}), device="cpu"
     ).to(dtype)
     if source.tensors:
@@ -117,10 +118,12 @@ def _boot_hugging_face(source: Source, dtype: torch.dtype) -> Any:
         # The bridge cannot split a projection that has no bias; one of zeros is the same function.
         config.attention_bias = True
         for i in range(config.num_hidden_layers):
-            for name, rows in (("query_key_value", 3 * config.hidden_size), ("dense", config.hidden_size)):
-                tensors[f"gpt_neox.layers.{i}.attention.{name}.bias"] = torch.zeros(rows)
+            attention = f"gpt_neox.layers.{i}.attention"
+            tensors[f"{attention}.query_key_value.bias"] = torch.zeros(3 * config.hidden_size)
+            tensors[f"{attention}.dense.bias"] = torch.zeros(config.hidden_size)
     # Transformers' own loading knows prefixes, ties and renamed tensors: an independent reading.
-    module, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    module, report = family.from_pretrained(
         None,
         config=config,
         state_dict=tensors,

@@ -9,7 +9,6 @@ written S (sequence), T (position), H (head), D (d_model), K (d_head).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +18,9 @@ from torch import Tensor
 
 from circuit_econ.errors import CheckpointError
 from circuit_econ.model import rotary
-from circuit_econ.model.config import Activation, ModelConfig, Norm, read_config
+from circuit_econ.model.architectures import read_config
+from circuit_econ.model.config import Activation, ModelConfig, Norm
+from circuit_econ.model.records import Edit, Ports, Trace, edit_heads, edit_mlp
 from circuit_econ.model.source import Format, Source
 from circuit_econ.model.weights import Weights, native, read_weights
 from circuit_econ.tables import head_name, mlp_name, output_bias_name
@@ -33,58 +34,8 @@ _ACTIVATE = {
     Activation.SILU: F.silu,
 }
 
-# Logits held at once, in numbers: 64 Mi on a GPU, 4 Mi on a CPU, where what leaves the cache is slow.
+# Logits held at once, in numbers: fewer on a CPU, where what leaves the cache is slow.
 _LOGITS = {"cuda": 1 << 26, "cpu": 1 << 22}
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """Another contribution in a component's place, for some rows of the batch.
-
-    Attributes:
-        layer: The component's layer.
-        head: The head, or None for the MLP.
-        rows: Rows of the batch, as an index.
-        replacement: What stands there instead: ``[rows, T, K]`` before the output matrix for a
-            head, ``[rows, T, D]`` for an MLP; broadcast over rows and positions.
-    """
-
-    layer: int
-    head: int | None
-    rows: Tensor | slice
-    replacement: Tensor
-
-
-@dataclass(slots=True)
-class Trace:
-    """What one clean pass leaves behind.
-
-    Attributes:
-        streams: The stream at each place that something starts from: ``{place: [S, T, D]}``.
-        heads: Per layer, the heads' outputs before the output matrix: ``[S, T, H, K]``.
-        mlps: Per layer, the MLP's output, bias included: ``[S, T, D]``; empty without MLPs.
-    """
-
-    streams: dict[int, Tensor] = field(default_factory=dict)
-    heads: list[Tensor] = field(default_factory=list)
-    mlps: list[Tensor] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Where components read: the normed inputs and what the projections make of them.
-
-    Attributes:
-        attention_input: Normed stream that queries, keys and values are computed from ``[S,T,D]``.
-        q: Queries after bias, clipping, norm and rotation, ``[S, H, T, K]``.
-        k: Keys likewise, one per key-value head.
-        v: Values, one per key-value head.
-    """
-
-    attention_input: Tensor
-    q: Tensor
-    k: Tensor
-    v: Tensor
 
 
 class Model:
@@ -247,7 +198,7 @@ class Model:
             here = [e for e in edits if e.layer == layer]
             heads = None
             if place <= 2 * layer:
-                heads = _edit_heads(self.attend(layer, stream), here)
+                heads = edit_heads(self.attend(layer, stream), here)
             stream = self._finish_block(layer, stream, heads, here, trace)
             if trace is not None:
                 trace.streams[2 * layer + 2] = stream
@@ -271,7 +222,7 @@ class Model:
         if trace is not None and not self.config.parallel:
             trace.streams[2 * layer + 1] = stream
         written = self.mlp(layer, entering if self.config.parallel else stream)
-        written = _edit_mlp(written, edits)
+        written = edit_mlp(written, edits)
         if trace is not None:
             trace.mlps.append(written)
         return stream + written
@@ -311,7 +262,7 @@ class Model:
         return z.transpose(1, 2)
 
     def pattern(self, layer: int, stream: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
-        """Attention weights of a layer's heads, ``[.., query, key]``: the slow form, for looking."""
+        """Attention weights of a layer's heads, ``[.., query, key]``; slow, for looking."""
         p, length = self.ports(layer, stream), stream.shape[1]
         keys = p.k.repeat_interleave(self.config.group, dim=1)
         scores = p.q @ keys.transpose(-1, -2) * self.config.attention_scales[layer]
@@ -437,26 +388,6 @@ class Model:
             # A window of n sees the n last positions, the query's own included.
             self._masks[length, window] = ones.tril() & ones.triu(1 - window)
         return self._masks[length, window]
-
-
-def _edit_heads(heads: Tensor, edits: Sequence[Edit]) -> Tensor:
-    mine = [e for e in edits if e.head is not None]
-    if not mine:
-        return heads
-    heads = heads.clone()
-    for edit in mine:
-        heads[edit.rows, :, edit.head] = edit.replacement.to(heads.dtype)
-    return heads
-
-
-def _edit_mlp(written: Tensor, edits: Sequence[Edit]) -> Tensor:
-    mine = [e for e in edits if e.head is None]
-    if not mine:
-        return written
-    written = written.clone()
-    for edit in mine:
-        written[edit.rows] = edit.replacement.to(written.dtype)
-    return written
 
 
 def _at_least_float32(x: Tensor) -> torch.dtype:

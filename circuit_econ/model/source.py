@@ -1,4 +1,4 @@
-"""A checkpoint as it was saved: its configuration and its tensors, before anything is interpreted."""
+"""A checkpoint as it was saved: configuration and tensors, before anything is interpreted."""
 
 from __future__ import annotations
 

@@ -250,5 +250,5 @@ def _require(name: str, value: object, holds: bool, requirement: str) -> None:
         raise ConfigurationError(f"{name}={value} must be {requirement}")
 
 
-def _text(value: StrEnum | None) -> str | None:
+def _text(value: str | None) -> str | None:
     return None if value is None else str(value)

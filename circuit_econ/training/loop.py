@@ -83,7 +83,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
         Schedule.linear: 1 - done,
         Schedule.cosine: (1 + math.cos(math.pi * done)) / 2,
     }
-    return config.learning_rate * factors[config.schedule]
+    return config.learning_rate * factors[Schedule(config.schedule)]
 
 
 def _manifest(config: TrainingConfig, data: TrainingData) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def write(weights: Weights, c: ModelConfig) -> dict[str, Tensor]:
 
 
 def refuse_unused(source: Source, read: set[str], ignored: frozenset[str]) -> None:
-    """Raise if a tensor that is not zero would be left out: the names are ours, so it has a meaning.
+    """Raise if a tensor that is not zero would be left out: the names are known, so it means something.
 
     Raises:
         CheckpointError: Naming the tensor.
@@ -159,18 +159,17 @@ def rename_module(state: Mapping[str, Tensor], c: ModelConfig) -> dict[str, Tens
     for i in range(c.n_layers):
         a, b = f"layers.{i}.attn.", f"blocks.{i}.attn."
         u = "_" if c.group > 1 else ""
-        for port, heads, name in (
-            ("q", c.n_heads, "Q"), ("k", c.n_kv_heads, f"{u}K"), ("v", c.n_kv_heads, f"{u}V")
-        ):  # fmt: skip
-            under, letter = ("_", name[1:]) if name.startswith("_") else ("", name)
+        for port, heads in (("q", c.n_heads), ("k", c.n_kv_heads), ("v", c.n_kv_heads)):
+            under = "" if port == "q" else u
             weight = state[f"{a}{port}.weight"].view(heads, dh, d).transpose(1, 2)
-            renamed[f"{b}{under}W_{letter}"] = weight
-            renamed[f"{b}{under}b_{letter}"] = state[f"{a}{port}.bias"].view(heads, dh)
+            renamed[f"{b}{under}W_{port.upper()}"] = weight
+            renamed[f"{b}{under}b_{port.upper()}"] = state[f"{a}{port}.bias"].view(heads, dh)
         renamed[b + "W_O"] = state[a + "o.weight"].T.unflatten(0, (c.n_heads, dh))
         renamed[b + "b_O"] = state[a + "o.bias"]
         norms |= {f"layers.{i}.{n}": f"blocks.{i}.{n}" for n in ("ln1", "ln2")}
         m = f"layers.{i}.mlp."
-        for old, new in (("fc_in", "in"), ("fc_out", "out"), ("in", "in"), ("out", "out"), ("gate", "gate")):
+        for old in ("fc_in", "fc_out", "in", "out", "gate"):
+            new = old.removeprefix("fc_")
             if f"{m}{old}.weight" in state:
                 renamed[f"blocks.{i}.mlp.W_{new}"] = state[f"{m}{old}.weight"].T
             if f"{m}{old}.bias" in state:

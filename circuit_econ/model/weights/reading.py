@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from circuit_econ.errors import CheckpointError
-from circuit_econ.model.config import ModelConfig, read_config
+from circuit_econ.model.architectures import read_config
+from circuit_econ.model.config import ModelConfig
 from circuit_econ.model.source import Format, Source
 from circuit_econ.model.weights import gpt2, gpt_neox, llama, native
 from circuit_econ.model.weights.canonical import Weights
@@ -131,9 +132,7 @@ def inventory(source: Source) -> Inventory:
     mapping = _MAPPINGS[config.architecture]
     tensors = Tensors(source, dry=True, prefix=mapping.PREFIX)
     mapping.read(tensors, config)
-    return Inventory(
-        frozenset(tensors.read), frozenset(tensors.missing), _ignored(source, config)
-    )
+    return Inventory(frozenset(tensors.read), frozenset(tensors.missing), _ignored(source, config))
 
 
 def _ignored(source: Source, config: ModelConfig) -> frozenset[str]:
