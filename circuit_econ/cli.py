@@ -182,13 +182,19 @@ def _audit(arguments: list[str]) -> int:
 def _report(arguments: list[str]) -> int:
     parser = _Parser("circuit-econ report", "(Re)build the page from a ledger.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of walks: their out")
-    parser.add_argument("--output", type=Path, help="the page (default: report.html in the first)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the page (default: report.html in RUN; comparison.html in the first of several)",
+    )
     given = parser.parse_args(arguments)
     from circuit_econ.ledger import open_ledger
     from circuit_econ.report import write_page
 
     ledgers = [open_ledger(run) for run in given.runs]
-    print(write_page(ledgers, given.output or ledgers[0].path / "report.html"))
+    # A comparison must not take the place of the first run's own page.
+    name = "report.html" if len(ledgers) == 1 else "comparison.html"
+    print(write_page(ledgers, given.output or ledgers[0].path / name))
     return DONE
 
 

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -141,7 +141,7 @@ def read(config: DictConfig) -> RunConfig:
     trajectory = _checked_kind("trajectory", groups["trajectory"], TRAJECTORIES)
     evaluation = _checked_kind("evaluation", groups["evaluation"], EVALUATIONS)
     device = _checked((Device,), groups["device"], "device.")
-    settings = {}
+    settings: dict[str, Any] = {}
     for name in given:
         if name not in MEASURES:
             raise unknown("key", f"measures.{name}", [f"measures.{k}" for k in MEASURES])
@@ -217,7 +217,7 @@ def _checked(
     for name in given:
         if name not in hints:
             raise unknown("key", f"{where}{name}", [f"{where}{k}" for k in (*hints, *also)])
-    found = {}
+    found: dict[str, Any] = {}
     for name, hint in hints.items():
         if name not in given:
             raise ConfigurationError(f"{where}{name} must be set: {where}{name}=…")
@@ -242,10 +242,13 @@ def _fits(value: object, hint: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_fits(value, choice) for choice in inner)
     if origin is list:
-        return isinstance(value, list) and all(_fits(v, inner[0]) for v in value)
+        return isinstance(value, list) and all(
+            _fits(v, inner[0]) for v in cast("list[object]", value)
+        )
     if origin is dict:
         return isinstance(value, dict) and all(
-            _fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items()
+            _fits(k, inner[0]) and _fits(v, inner[1])
+            for k, v in cast("dict[object, object]", value).items()
         )
     if hint is Any:
         return True
@@ -279,7 +282,7 @@ def _spelled(hint: Any) -> str:
 
 
 def _defaults(record: Record) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for f, (_, hint) in zip(fields(record), _settings(record), strict=True):
         if isinstance(hint, type) and is_dataclass(hint):
             found[f.name] = _defaults(hint)

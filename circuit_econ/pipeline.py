@@ -80,8 +80,12 @@ def walk(
     """
     chosen = Settings.make(measures, baselines, seed, dtype, device, settings)
     told = progress or Silent()
-    plan = _plan(trajectory, evaluation, chosen)
+    shape = _shape(trajectory, evaluation, chosen)
+    plan = Plan.choose(shape, evaluation.length, chosen.device)
     run = _describe(trajectory, evaluation, chosen, plan, dict(configuration or {}), study)
+    run["notes"] = _notes(evaluation, shape)
+    for note in run["notes"]:
+        logger.warning("%s", note)
     with LedgerWriter.open(out, run) as writer:
         plan = Plan(**writer.ledger.run["plan"])
         todo = [s for s in trajectory.steps if _unfinished(writer, s, chosen.measures)]
@@ -286,8 +290,13 @@ def _unfinished(writer: LedgerWriter, step: int, measures: Sequence[Measure]) ->
     return not all(writer.has(table, step) for m in measures for table in m.tables)
 
 
-def _plan(trajectory: Trajectory, evaluation: Evaluation, settings: Settings) -> Plan:
-    """A plan for the run's shape: that of the first checkpoint whose configuration is readable."""
+def _shape(trajectory: Trajectory, evaluation: Evaluation, settings: Settings) -> ModelConfig:
+    """The run's model: that of the first checkpoint whose configuration is readable.
+
+    Raises:
+        ConfigurationError: If none is, or measures or evaluation set do not go with it, which
+            is known before a weight is read.
+    """
     reasons = []
     for checkpoint in trajectory.checkpoints:
         step = checkpoint.step
@@ -299,7 +308,11 @@ def _plan(trajectory: Trajectory, evaluation: Evaluation, settings: Settings) ->
             continue
         for one in settings.measures:
             one.check(config, settings.options[one.name])
-        return Plan.choose(config, evaluation.length, settings.device)
+        try:
+            check_fits(config, evaluation)
+        except CheckpointError as error:
+            raise ConfigurationError(str(error)) from None
+        return config
     raise ConfigurationError(reasons[0])
 
 
@@ -324,19 +337,17 @@ def _describe(
     """What ``run.yaml`` says; ``identity`` is what may not change within one ledger."""
     dtype = next(k for k, v in DTYPES.items() if v is settings.dtype)
     reference = evaluation.reference
-    notes = []
-    if reference is None:
-        notes.append("Baselines are taken from the evaluation sequences themselves.")
-    if len(evaluation.tokens) == 1:
-        notes.append("A single sequence: standard errors cannot be estimated.")
-    elif evaluation.clusters is not None and len(evaluation.clusters.unique()) == 1:
-        notes.append("A single document: standard errors cannot be estimated.")
     return {
         "study": study,
         "schema_version": SCHEMA_VERSION,
         "identity": {
             "trajectory": trajectory.origin,
-            "evaluation": evaluation.digest,
+            "evaluation": {
+                "name": evaluation.name,
+                "sequences": len(evaluation.tokens),
+                "length": evaluation.length,
+                "digest": evaluation.digest,
+            },
             "baselines": list(settings.baselines),
             "seed": settings.seed,
             "dtype": dtype,
@@ -362,8 +373,25 @@ def _describe(
             **{name: _version(name) for name in _VERSIONED},
         },
         "device": _device_name(settings.device),
-        "notes": notes,
     }
+
+
+def _notes(evaluation: Evaluation, config: ModelConfig) -> list[str]:
+    """What a reader of the numbers has to know; said when a walk begins, and on its page."""
+    notes = []
+    tokenizer, ids = (evaluation.description.get(k) for k in ("tokenizer", "vocabulary"))
+    if tokenizer in ("bytes", "bpe") and ids is not None and ids < config.d_vocab:
+        notes.append(
+            f"The evaluation set's tokenizer ({tokenizer}, {ids} ids) is not that of a model with "
+            f"{config.d_vocab}: name the model's own with evaluation.tokenizer."
+        )
+    if evaluation.reference is None:
+        notes.append("Baselines are taken from the evaluation sequences themselves.")
+    if len(evaluation.tokens) == 1:
+        notes.append("A single sequence: standard errors cannot be estimated.")
+    elif evaluation.clusters is not None and len(evaluation.clusters.unique()) == 1:
+        notes.append("A single document: standard errors cannot be estimated.")
+    return notes
 
 
 def _version(name: str) -> str:

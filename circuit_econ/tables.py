@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import polars as pl
 
@@ -212,12 +212,13 @@ def make_table(name: str, columns: dict[str, Any]) -> pl.DataFrame:
     if set(columns) != set(schema):
         missing, extra = set(schema) - set(columns), set(columns) - set(schema)
         raise KeyError(f"table {name!r}: missing {sorted(missing)}, unknown {sorted(extra)}")
-    lengths = {len(v) for v in columns.values() if isinstance(v, list | tuple)}
+    lengths = {len(v) for v in columns.values() if _is_listed(v)}
     if len(lengths) > 1:
         raise ValueError(f"table {name!r}: columns of different lengths {sorted(lengths)}")
     height = lengths.pop() if lengths else 1
-    data = {
-        key: list(v) if isinstance(v := columns[key], list | tuple) else [v] * height
-        for key in schema
-    }
+    data = {key: list(v) if _is_listed(v := columns[key]) else [v] * height for key in schema}
     return pl.DataFrame(data, schema=schema, strict=True)
+
+
+def _is_listed(values: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    return isinstance(values, list | tuple)

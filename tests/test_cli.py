@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path, arguments: list[str]) -> Non
         f"code = main({arguments!r}); "
         "heavy = {'torch', 'transformer_lens', 'hydra', 'polars', 'rich'} & set(sys.modules); "
         "assert code == 0 and not heavy, heavy; "
-        "assert time.perf_counter() - began < 1, 'slow'"
+        "assert time.perf_counter() - began < 3, 'slow'"
     )
     done = python("-c", code, folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -238,6 +238,13 @@ def test_audit_lists_identical_neighbours_and_what_cannot_be_read(run: Terminal)
     assert answer.code == 1
     assert "identical-neighbour" in answer.out and "unreadable" in answer.out
     assert answer.out.splitlines()[-1] == "saved: 3 checkpoints, 2 findings"
+
+
+def test_square_brackets_in_names_are_shown(run: Terminal) -> None:
+    (run.folder / "saved").rename(run.folder / "saved [b]")
+    assert "done[b]" in run("plan", *WALK, "trajectory.path='saved [b]'", "out='done[b]'").out
+    (run.folder / "saved [b]/step_0.safetensors").write_bytes(b"nothing")
+    assert "saved [b]/step_0" in run("audit", "saved [b]").out
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import torch
 import yaml
 import zoo
+from safetensors.torch import save_file
 
 import circuit_econ as ce
 from circuit_econ.measures import Plan
 from circuit_econ.measures.value import VALUE
-from circuit_econ.model import Source
+from circuit_econ.model import Model, Source
 from circuit_econ.tables import TABLES
 
 CASE = zoo.case_named("tl-ln-gelu")
@@ -123,7 +125,8 @@ def test_steps_and_measures_extend_a_ledger(
         ({"baselines": ["zero"]}, r"baselines: \['mean'\] there, \['zero'\] asked for"),
         ({"seed": 3}, "seed: 0 there, 3 asked for"),
         ({"dtype": "float64"}, "dtype: 'float32' there, 'float64' asked for"),
-        ({"evaluation": evaluation(seed=9)}, "evaluation: '"),
+        ({"evaluation": evaluation(seed=9)}, "evaluation.digest: '"),
+        ({"evaluation": evaluation(5)}, "evaluation.sequences: 6 there, 5 asked for"),
         (
             {"settings": {"value": ce.ValueSettings(placebo_draws=0)}},
             "measures.value.placebo_draws: 8 there, 0 asked for",
@@ -165,8 +168,6 @@ def test_nan_weights_fail_one_checkpoint_and_the_audit_names_the_tensor(
     source = ce.open_trajectory(run).read(2)
     broken = {k: v.clone() for k, v in source.tensors.items()}
     broken["blocks.1.mlp.W_in"][0, 0] = torch.nan
-    from safetensors.torch import save_file
-
     save_file(broken, run / "step_2.safetensors")
     ledger = walk(run, tmp_path / "out")
     row = ledger.table("checkpoints").filter(pl.col("step") == 2).collect().row(0, named=True)
@@ -221,14 +222,29 @@ def test_a_forward_pass_that_is_not_the_models_stops_the_walk(
         (lambda t: t.repeat(1, 3), "sequences of 36 tokens are longer than the model's context"),
     ],
 )
-def test_an_evaluation_set_that_does_not_fit_fails_every_checkpoint(
+def test_an_evaluation_set_that_does_not_fit_is_refused_before_weights_are_read(
     run: Path, tmp_path: Path, make: Any, text: str
 ) -> None:
+    for file in run.glob("*.safetensors"):
+        file.write_bytes(b"never opened")
     tokens = make(zoo.tokens_of(CASE, 3, seed=1))
-    ledger = walk(run, tmp_path / "out", evaluation=ce.Evaluation(tokens, tokens % 3))
-    rows = ledger.table("checkpoints").collect()
-    assert rows["status"].to_list() == ["failed"] * 4
-    assert all(text in reason for reason in rows["reason"])
+    with pytest.raises(ce.ConfigurationError, match=text):
+        walk(run, tmp_path / "out", evaluation=ce.Evaluation(tokens, tokens % 3))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_is_not_the_models_is_said_to_be_another(tmp_path: Path) -> None:
+    data = ce.Evaluation.embedded(length=8, sequences=4, reference_sequences=4)
+    config = {"d_model": 4, "d_head": 2, "n_layers": 1, "n_ctx": 8, "d_vocab": 300}
+    model = Model.initialise(config)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    save_file(model.to_transformer_lens(), tmp_path / "run" / "step_0.safetensors")
+    ledger = walk(tmp_path / "run", tmp_path / "out", evaluation=data, measures=["value"])
+    assert ledger.run["notes"][0] == (
+        "The evaluation set's tokenizer (bytes, 256 ids) is not that of a model with 300: name the "
+        "model's own with evaluation.tokenizer."
+    )
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
         "--disable-pip-version-check", "--target", str(folder), str(wheel), folder=folder,
     )  # fmt: skip
+    # Whoever else lays a folder of that name beside the package is not asked.
+    (folder / "conf").mkdir()
+    (folder / "conf/config.yaml").write_text("study: somebody else's\n")
     return folder
 
 

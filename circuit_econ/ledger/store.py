@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import yaml
@@ -83,8 +83,9 @@ def open_ledger(path: str | Path) -> Ledger:
             f"no ledger in {str(root)!r}: {RUN_FILE} is missing; name the folder a walk wrote "
             "(its 'out'), the one that holds run.yaml and ledger/"
         )
-    run = yaml.safe_load(file.read_text(encoding="utf-8"))
-    version = run.get("schema_version") if isinstance(run, dict) else None
+    loaded: object = yaml.safe_load(file.read_text(encoding="utf-8"))
+    run = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
+    version = run.get("schema_version")
     if version != SCHEMA_VERSION:
         raise LedgerError(
             f"ledger in {str(root)!r} has schema version {version}; this version of circuit_econ "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from uuid import uuid4
 
 import polars as pl
@@ -36,7 +36,7 @@ class LedgerWriter:
 
     @classmethod
     @contextmanager
-    def open(cls, path: str | Path, run: dict[str, Any]) -> Iterator[LedgerWriter]:
+    def open(cls, path: str | Path, run: dict[str, Any]) -> Generator[LedgerWriter, None, None]:
         """Create the ledger in ``path``, or continue the one that is there.
 
         Args:
@@ -132,14 +132,18 @@ def _extended(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What differs between two nested mappings, as ``key: old → new`` in the order of the keys."""
-    found = []
+    found: list[str] = []
     for key in [*old, *(k for k in new if k not in old)]:
         before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
+        if _is_nested(before) and _is_nested(after):
             found += differences(before, after, f"{prefix}{key}.")
         elif before != after:
             found.append(f"{prefix}{key}: {before!r} there, {after!r} asked for")
     return found
+
+
+def _is_nested(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
 
 
 def _synchronise(path: Path) -> None:
@@ -149,7 +153,7 @@ def _synchronise(path: Path) -> None:
 
 
 @contextmanager
-def _explained(root: Path) -> Iterator[None]:
+def _explained(root: Path) -> Generator[None, None, None]:
     """Turn what the file system says into one line that tells what to do."""
     try:
         yield

@@ -32,7 +32,6 @@ class Checkpoint:
 
 
 @runtime_checkable
-@runtime_checkable
 class Reader(Protocol):
     """Reads the checkpoints of one kind of source, by step."""
 

@@ -126,7 +126,7 @@ def write(weights: Weights, c: ModelConfig) -> dict[str, Tensor]:
 
 
 def refuse_unused(source: Source, read: set[str], ignored: frozenset[str]) -> None:
-    """Raise if a tensor that is not zero would be left out: the names are known, so it means something.
+    """Raise if a tensor that is not zero is left out: its name is known, so it means something.
 
     Raises:
         CheckpointError: Naming the tensor.
