@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
+from circuit_econ.describing import describe, device_name, notes
 from circuit_econ.errors import CheckpointError, ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.ledger import Ledger, LedgerWriter
@@ -23,16 +21,14 @@ from circuit_econ.model import Model, ModelConfig, Source, inventory, read_confi
 from circuit_econ.model.check import check_against_bridge, check_identity, compare
 from circuit_econ.model.intervene import components
 from circuit_econ.progress import Progress, Silent
-from circuit_econ.settings import DTYPES, Settings
-from circuit_econ.tables import SCHEMA_VERSION, Kind, Status, make_table
+from circuit_econ.settings import Settings
+from circuit_econ.tables import Kind, Status, make_table
 from circuit_econ.trajectory import Trajectory, checkpoint_digest, findings, load_ahead
 from circuit_econ.trajectory.ahead import Loaded
 
 __all__ = ["check_fits", "measure", "walk"]
 
 logger = logging.getLogger(__name__)
-
-_VERSIONED = ("circuit_econ", "torch", "transformer-lens", "transformers", "polars", "safetensors")
 
 
 def walk(
@@ -82,8 +78,8 @@ def walk(
     told = progress or Silent()
     shape = _shape(trajectory, evaluation, chosen)
     plan = Plan.choose(shape, evaluation.length, chosen.device)
-    run = _describe(trajectory, evaluation, chosen, plan, dict(configuration or {}), study)
-    run["notes"] = _notes(evaluation, shape)
+    run = describe(trajectory, evaluation, chosen, plan, dict(configuration or {}), study)
+    run["notes"] = notes(evaluation, shape)
     for note in run["notes"]:
         logger.warning("%s", note)
     with LedgerWriter.open(out, run) as writer:
@@ -221,7 +217,6 @@ class _Walker:
         loss: tuple[float | None, float | None],
     ) -> None:
         digest = None if loaded.tensors is None else checkpoint_digest(loaded.tensors)
-        name = next(k for k, v in DTYPES.items() if v is self.settings.dtype)
         columns = {
             "step": loaded.step,
             "tokens_seen": self.trajectory.checkpoint(loaded.step).tokens_seen,
@@ -231,8 +226,8 @@ class _Walker:
             "loss_se": loss[1],
             "digest": digest,
             "seconds": time.perf_counter() - began,
-            "device": _device_name(self.settings.device),
-            "dtype": name,
+            "device": device_name(self.settings.device),
+            "dtype": self.settings.dtype_name,
         }
         self.writer.write("checkpoints", make_table("checkpoints", columns), loaded.step)
 
@@ -324,82 +319,3 @@ def _audit(writer: LedgerWriter, progress: Progress) -> None:
         writer.write("audit", found.filter(pl.col("step") == step), step)
     for row in found.iter_rows(named=True):
         progress.finding(row["step"], row["finding"], row["tensor"], row["detail"])
-
-
-def _describe(
-    trajectory: Trajectory,
-    evaluation: Evaluation,
-    settings: Settings,
-    plan: Plan,
-    configuration: dict[str, Any],
-    study: str,
-) -> dict[str, Any]:
-    """What ``run.yaml`` says; ``identity`` is what may not change within one ledger."""
-    dtype = next(k for k, v in DTYPES.items() if v is settings.dtype)
-    reference = evaluation.reference
-    return {
-        "study": study,
-        "schema_version": SCHEMA_VERSION,
-        "identity": {
-            "trajectory": trajectory.origin,
-            "evaluation": {
-                "name": evaluation.name,
-                "sequences": len(evaluation.tokens),
-                "length": evaluation.length,
-                "digest": evaluation.digest,
-            },
-            "baselines": list(settings.baselines),
-            "seed": settings.seed,
-            "dtype": dtype,
-            "device": settings.device.type,
-            "measures": {name: asdict(options) for name, options in settings.options.items()},
-        },
-        "plan": asdict(plan),
-        "trajectory": {"name": trajectory.name, "origin": trajectory.origin},
-        "evaluation": {
-            "name": evaluation.name,
-            "sequences": len(evaluation.tokens),
-            "length": evaluation.length,
-            "scored": evaluation.scored,
-            "documents": None if evaluation.clusters is None else len(evaluation.clusters.unique()),
-            "reference": None if reference is None else len(reference),
-            "digest": evaluation.digest,
-            **{k: v for k, v in evaluation.description.items() if k not in ("sequences", "length")},
-        },
-        "configuration": configuration,
-        "digests": {"evaluation": evaluation.digest},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in _VERSIONED},
-        },
-        "device": _device_name(settings.device),
-    }
-
-
-def _notes(evaluation: Evaluation, config: ModelConfig) -> list[str]:
-    """What a reader of the numbers has to know; said when a walk begins, and on its page."""
-    notes = []
-    tokenizer, ids = (evaluation.description.get(k) for k in ("tokenizer", "vocabulary"))
-    if tokenizer in ("bytes", "bpe") and ids is not None and ids < config.d_vocab:
-        notes.append(
-            f"The evaluation set's tokenizer ({tokenizer}, {ids} ids) is not that of a model with "
-            f"{config.d_vocab}: name the model's own with evaluation.tokenizer."
-        )
-    if evaluation.reference is None:
-        notes.append("Baselines are taken from the evaluation sequences themselves.")
-    if len(evaluation.tokens) == 1:
-        notes.append("A single sequence: standard errors cannot be estimated.")
-    elif evaluation.clusters is not None and len(evaluation.clusters.unique()) == 1:
-        notes.append("A single document: standard errors cannot be estimated.")
-    return notes
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -63,6 +63,11 @@ class Settings:
         once = tuple(dict.fromkeys(baselines))
         return cls(chosen, once, seed, DTYPES[dtype], resolve_device(device), resolved)
 
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as the configuration names it."""
+        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+
     def context(self, model: Model, evaluation: Evaluation, step: int, plan: Plan) -> Context:
         """What a measure is given at one checkpoint."""
         return Context(model, evaluation, step, self.baselines, plan, self.seed)

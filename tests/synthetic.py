@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from circuit_econ.ledger import Ledger, LedgerWriter, open_ledger
 from circuit_econ.tables import SCHEMA_VERSION, component_key, head_name, make_table, mlp_name
@@ -140,3 +144,12 @@ def _capacity(names: Sequence[str], step: int, layers: int, others: bool) -> Any
             ),
         },
     )
+
+
+def unpacked(column: dict[str, Any]) -> list[Any]:
+    """What page.js does, in Python."""
+    kind = {"text": "<u4", "integer": "<f8", "float": "<f4"}[column["type"]]
+    numbers = np.frombuffer(zlib.decompress(base64.b64decode(column["data"])), kind)
+    if column["type"] == "text":
+        return [column["words"][c] if c < len(column["words"]) else None for c in numbers]
+    return [None if np.isnan(x) else float(x) for x in numbers]
