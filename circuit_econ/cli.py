@@ -42,7 +42,8 @@ The keys:
   trajectory.path=FOLDER   trajectory.steps=[0,1000] | log:20 | every:5 | 0:1000:100 | last
   measure=[value,attention,capacity]     settings: measures.<name>.<key>=
   baselines=[mean,mean-position,zero,resample]
-  seed=0   dtype=float32 | float64   out=FOLDER
+  precision={{absolute:0.002,relative:0.05}}   each component gets the sequences it needs
+  seed=0   dtype=float32 | float64 | tf32 | bfloat16   device.memory=GB   out=FOLDER
 Examples:
   circuit-econ walk study=induction
   circuit-econ walk trajectory=folder trajectory.path=my-run evaluation.tokenizer=my-run/tokenizer

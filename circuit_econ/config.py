@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import KINDS
-from circuit_econ.measures import MEASURES
+from circuit_econ.measures import MEASURES, Precision
 from circuit_econ.settings import check_names
 from circuit_econ.training import TrainingConfig
 from circuit_econ.trajectory import parse_steps
@@ -58,9 +58,10 @@ class TrainedTrajectory:
 
 @dataclass
 class Device:
-    """Where to compute; None means CUDA if there is one."""
+    """Where to compute; None means CUDA if there is one. ``memory``: GB beside the weights."""
 
     name: str | None = None
+    memory: float | None = None
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Root:
     baselines: list[str] | str
     seed: int
     dtype: str
+    precision: dict[str, float] | None
     out: str
 
 
@@ -98,7 +100,9 @@ class RunConfig:
         baselines: Names of baselines.
         seed: Root seed.
         dtype: Of the numbers.
+        precision: Standard errors asked for, or None.
         device: Name of the device, or None.
+        memory: GB that measuring may take beside the weights, or None.
         out: The run's folder.
         values: All of it as plain values, for ``run.yaml``.
     """
@@ -111,7 +115,9 @@ class RunConfig:
     baselines: list[str]
     seed: int
     dtype: str
+    precision: Precision | None
     device: str | None
+    memory: float | None
     out: Path
     values: dict[str, Any]
 
@@ -166,7 +172,9 @@ def read(config: DictConfig) -> RunConfig:
         baselines=baselines,
         seed=root["seed"],
         dtype=root["dtype"],
+        precision=Precision.make(root["precision"]),
         device=device["name"],
+        memory=device["memory"],
         out=Path(root["out"]).expanduser(),
         values=values,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from circuit_econ.describing import describe, device_name, notes
 from circuit_econ.errors import CheckpointError, ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.ledger import Ledger, LedgerWriter
-from circuit_econ.measures import Measure, Plan
+from circuit_econ.loading import loader, numbers
+from circuit_econ.measures import Measure, Plan, Precision
 from circuit_econ.measures.statistics import ratio_estimate
 from circuit_econ.model import Model, ModelConfig, Source, inventory, read_config
 from circuit_econ.model.check import check_against_bridge, check_identity, compare
@@ -41,6 +42,8 @@ def walk(
     *,
     seed: int = 0,
     dtype: str = "float32",
+    precision: Precision | Mapping[str, float] | None = None,
+    memory: float | None = None,
     settings: Mapping[str, Any] | None = None,
     configuration: Mapping[str, Any] | None = None,
     study: str = "walk",
@@ -60,7 +63,10 @@ def walk(
         out: The run's folder.
         device: ``cpu``, ``cuda``, ``cuda:1`` …; None means CUDA if there is one.
         seed: Root seed.
-        dtype: ``float32`` or ``float64``.
+        dtype: ``float32``, ``float64``, ``tf32`` or ``bfloat16``.
+        precision: Standard errors asked for, ``{"absolute": …, "relative": …}``: each component
+            gets the sequences it needs. None measures every sequence.
+        memory: GB that measuring may take beside the weights; half of what is free by default.
         settings: Settings objects of measures, by name.
         configuration: What ``run.yaml`` shall say of where the run came from.
         study: Name of the study, for the page.
@@ -74,23 +80,28 @@ def walk(
         LedgerError: If the folder cannot be written or holds another configuration's ledger.
         DisagreementError: If our forward pass is not the model's.
     """
-    chosen = Settings.make(measures, baselines, seed, dtype, device, settings)
+    chosen = Settings.make(measures, baselines, seed, dtype, device, settings, precision, memory)
     told = progress or Silent()
     shape = _shape(trajectory, evaluation, chosen)
-    plan = Plan.choose(shape, evaluation.length, chosen.device)
+    plan = chosen.plan(shape, evaluation.length)
     run = describe(trajectory, evaluation, chosen, plan, dict(configuration or {}), study)
     run["notes"] = notes(evaluation, shape)
     for note in run["notes"]:
         logger.warning("%s", note)
     with LedgerWriter.open(out, run) as writer:
-        plan = Plan(**writer.ledger.run["plan"])
+        kept = Plan(**writer.ledger.run["plan"])
+        # The cut a run began with is kept, to the last bit, unless this machine has no room for it.
+        size = kept.bytes(shape, evaluation.length, chosen.device, chosen.dtype)
+        plan = kept if size <= chosen.room else plan
         todo = [s for s in trajectory.steps if _unfinished(writer, s, chosen.measures)]
         told.begin(len(trajectory.steps), len(todo))
         walker = _Walker(trajectory, evaluation, chosen, plan, writer, told)
-        with told:
-            for loaded in load_ahead(trajectory, todo, inventory=inventory) if todo else ():
+        began = time.perf_counter()
+        with told, numbers(chosen.rounding):
+            for loaded in _ahead(trajectory, todo, chosen):
                 walker.visit(loaded)
         _audit(writer, told)
+        told.finished(time.perf_counter() - began, walker.waited)
         return writer.ledger
 
 
@@ -103,6 +114,8 @@ def measure(
     *,
     seed: int = 0,
     dtype: str = "float32",
+    precision: Precision | Mapping[str, float] | None = None,
+    memory: float | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Measure one model in hand, without files; its tables carry step 0.
@@ -115,6 +128,8 @@ def measure(
         device: Where to compute.
         seed: Root seed.
         dtype: Of the numbers.
+        precision: As for :func:`walk`.
+        memory: As for :func:`walk`.
         settings: Settings objects of measures, by name.
 
     Raises:
@@ -122,17 +137,18 @@ def measure(
         CheckpointError: If the model is not supported or does not go with the evaluation set.
         DisagreementError: If our forward pass is not the bridge's (for instance, a hook was left).
     """
-    chosen = Settings.make(measures, baselines, seed, dtype, device, settings)
-    model = Model.from_bridge(bridge, chosen.dtype, chosen.device)
+    chosen = Settings.make(measures, baselines, seed, dtype, device, settings, precision, memory)
+    model = Model.from_bridge(bridge, chosen.dtype, chosen.device, chosen.rounding)
     check_fits(model.config, evaluation)
     compare(model, bridge, evaluation.tokens, evaluation.targets, "the bridge")
     check_identity(model, evaluation.tokens[:1])
-    plan = Plan.choose(model.config, evaluation.length, chosen.device)
+    plan = chosen.plan(model.config, evaluation.length)
     tables: dict[str, pl.DataFrame] = {}
-    for one in chosen.measures:
-        one.check(model.config, chosen.options[one.name])
-        context = chosen.context(model, evaluation, 0, plan)
-        tables |= one.run(context, chosen.options[one.name])
+    with numbers(chosen.rounding):
+        for one in chosen.measures:
+            one.check(model.config, chosen.options[one.name])
+            context = chosen.context(model, evaluation, 0, plan)
+            tables |= one.run(context, chosen.options[one.name])
     return tables
 
 
@@ -151,20 +167,22 @@ class _Walker:
         self.trajectory, self.evaluation, self.settings = trajectory, evaluation, settings
         self.plan, self.writer, self.progress = plan, writer, progress
         self.proven: tuple[Any, ...] | None = None
+        self.waited = 0.0
 
     def visit(self, loaded: Loaded) -> None:
         """Measure one checkpoint, or record why it cannot be."""
         began = time.perf_counter()
         step = loaded.step
         self.progress.checkpoint(step)
+        self.waited += loaded.seconds_waited
         if loaded.tensors is not None:
             self.writer.write("tensors", loaded.tensors, step)
         try:
             if loaded.error is not None:
                 raise loaded.error
-            assert loaded.source is not None and loaded.tensors is not None
-            model = self._load(loaded.source)
-            loss = self._measure(model, step)
+            assert loaded.source is not None and loaded.model is not None
+            self._prove(loaded.model, loaded.source)
+            loss = self._measure(loaded.model, step)
         except CheckpointError as error:
             self._record(loaded, began, Status.FAILED, str(error), (None, None))
             self.progress.failed(step, str(error))
@@ -172,9 +190,8 @@ class _Walker:
             self._record(loaded, began, Status.MEASURED, "", loss)
             self.progress.measured(step)
 
-    def _load(self, source: Source) -> Model:
-        """The model, proven to be what the checkpoint computes."""
-        model = Model.from_source(source, self.settings.dtype, self.settings.device)
+    def _prove(self, model: Model, source: Source) -> None:
+        """Raise unless the model is of the run and computes what the checkpoint does."""
         check_fits(model.config, self.evaluation)
         table = _components_table(model.config)
         if not self.writer.has("components", None):
@@ -191,7 +208,6 @@ class _Walker:
             check_against_bridge(source, self.evaluation.tokens, self.evaluation.targets)
             self.proven = (model.config, shapes)
         check_identity(model, self.evaluation.tokens[:1])
-        return model
 
     def _measure(self, model: Model, step: int) -> tuple[float | None, float | None]:
         for number, one in enumerate(self.settings.measures):
@@ -226,8 +242,9 @@ class _Walker:
             "loss_se": loss[1],
             "digest": digest,
             "seconds": time.perf_counter() - began,
+            "waited": loaded.seconds_waited,
             "device": device_name(self.settings.device),
-            "dtype": self.settings.dtype_name,
+            "dtype": self.settings.numbers,
         }
         self.writer.write("checkpoints", make_table("checkpoints", columns), loaded.step)
 
@@ -273,6 +290,12 @@ def _components_table(config: ModelConfig) -> pl.DataFrame:
         "head": [c.head for c in found] + [None],
     }
     return make_table("components", columns)
+
+
+def _ahead(trajectory: Trajectory, steps: Sequence[int], settings: Settings) -> Iterator[Loaded]:
+    """Checkpoints still to measure; the next is read and made into a model meanwhile."""
+    if steps:
+        yield from load_ahead(trajectory, steps, inventory=inventory, make=loader(settings))
 
 
 def _unfinished(writer: LedgerWriter, step: int, measures: Sequence[Measure]) -> bool:

@@ -41,6 +41,9 @@ class Progress(Protocol):
     def finding(self, step: int, finding: str, tensor: str | None, detail: str) -> None:
         """The audit found something."""
 
+    def finished(self, seconds: float, waited: float) -> None:
+        """The walk is done; for so much of its time it waited for checkpoints to be read."""
+
     def __enter__(self) -> Progress:
         """Start to show."""
         ...
@@ -87,6 +90,9 @@ class Silent:
         """Warn."""
         where = f" ({tensor})" if tensor else ""
         logger.warning("audit, step %d: %s%s: %s", step, finding, where, detail)
+
+    def finished(self, seconds: float, waited: float) -> None:
+        """Nothing to show."""
 
     def __enter__(self) -> Silent:
         """Nothing to start."""
@@ -143,6 +149,10 @@ class Lines(Silent):
             step, self.done, self.left, self._remaining(float(self.done)),
         )  # fmt: skip
 
+    def finished(self, seconds: float, waited: float) -> None:
+        """Say how long it took and what of that was waiting."""
+        _conclude(self.done, seconds, waited)
+
     def _remaining(self, done: float) -> str:
         if not done:
             return "remaining time not known yet"
@@ -197,6 +207,10 @@ class Bar(Silent):
         super().measured(step)
         self.bars.update(self.task, completed=self.done)
 
+    def finished(self, seconds: float, waited: float) -> None:
+        """Say how long it took and what of that was waiting."""
+        _conclude(self.done, seconds, waited)
+
     def __enter__(self) -> Bar:
         """Show the bar."""
         self.bars.start()
@@ -210,3 +224,12 @@ class Bar(Silent):
     ) -> None:
         """Remove the bar."""
         self.bars.stop()
+
+
+def _conclude(checkpoints: int, seconds: float, waited: float) -> None:
+    if checkpoints:
+        share = f"{waited / seconds:.1%}".replace("%", " %")
+        logger.info(
+            "%d checkpoints in %.1f s, %s of it waiting for weights to be read",
+            checkpoints, seconds, share,
+        )  # fmt: skip

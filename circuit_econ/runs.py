@@ -28,6 +28,8 @@ def run(config: RunConfig, progress: Progress | None = None) -> Ledger:
         config.device,
         seed=config.seed,
         dtype=config.dtype,
+        precision=config.precision,
+        memory=config.memory,
         settings=config.settings,
         configuration=config.values,
         study=config.study,

@@ -10,13 +10,20 @@ import torch
 
 from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import Evaluation
-from circuit_econ.measures import Context, Measure, Plan, measures_of
-from circuit_econ.model import Model
+from circuit_econ.measures import Context, Measure, Plan, Precision, measures_of
+from circuit_econ.measures.plan import budget
+from circuit_econ.model import Model, ModelConfig, Rounding, Source
 from circuit_econ.tables import BASELINES
 
 __all__ = ["DTYPES", "Settings", "check_names", "resolve_device"]
 
-DTYPES: Final = {"float32": torch.float32, "float64": torch.float64}
+DTYPES: Final = {
+    "float32": (torch.float32, Rounding.EXACT),
+    "float64": (torch.float64, Rounding.EXACT),
+    "tf32": (torch.float32, Rounding.TF32),
+    "bfloat16": (torch.float32, Rounding.BFLOAT16),
+}
+"""Numbers by name: the dtype of stream and losses, and what enters matrix products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +34,21 @@ class Settings:
         measures: The measures, in the order in which they run.
         baselines: Baselines to ablate with.
         seed: Root seed: donors, shuffles.
-        dtype: Of the numbers.
+        numbers: Name of the numbers, a key of :data:`DTYPES`.
         device: Where to compute.
         options: Settings of measures by name; those left out have their defaults.
+        precision: Standard errors asked for; None measures every sequence.
+        memory: Bytes that measuring may take beside the weights; None leaves it to the plan.
     """
 
     measures: list[Measure]
     baselines: tuple[str, ...]
     seed: int
-    dtype: torch.dtype
+    numbers: str
     device: torch.device
     options: dict[str, Any] = field(default_factory=dict)
+    precision: Precision | None = None
+    memory: float | None = None
 
     @classmethod
     def make(
@@ -48,8 +59,10 @@ class Settings:
         dtype: str,
         device: str | None,
         options: Mapping[str, Any] | None,
+        precision: Precision | Mapping[str, float] | None = None,
+        memory: float | None = None,
     ) -> Settings:
-        """Resolve names.
+        """Resolve names; ``memory`` is in GB here.
 
         Raises:
             ConfigurationError: If one does not exist; what exists is listed.
@@ -61,16 +74,45 @@ class Settings:
         for name in given:
             measures_of([name])
         once = tuple(dict.fromkeys(baselines))
-        return cls(chosen, once, seed, DTYPES[dtype], resolve_device(device), resolved)
+        if memory is not None and not memory > 0:
+            raise ConfigurationError(f"device.memory must be GB above 0, or null, not {memory}")
+        return cls(
+            chosen,
+            once,
+            seed,
+            dtype,
+            resolve_device(device),
+            resolved,
+            Precision.make(precision),
+            None if memory is None else memory * 1e9,
+        )
 
     @property
-    def dtype_name(self) -> str:
-        """The dtype as the configuration names it."""
-        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights, stream and losses."""
+        return DTYPES[self.numbers][0]
+
+    @property
+    def rounding(self) -> Rounding:
+        """Of what enters matrix products."""
+        return DTYPES[self.numbers][1]
+
+    def load(self, source: Source) -> Model:
+        """The model of a checkpoint, in these numbers, on this device."""
+        return Model.from_source(source, self.dtype, self.device, self.rounding)
+
+    @property
+    def room(self) -> float:
+        """Bytes that measuring may take beside the weights."""
+        return budget(self.device) if self.memory is None else self.memory
+
+    def plan(self, config: ModelConfig, length: int) -> Plan:
+        """How to cut the work."""
+        return Plan.choose(config, length, self.device, self.room, self.dtype)
 
     def context(self, model: Model, evaluation: Evaluation, step: int, plan: Plan) -> Context:
         """What a measure is given at one checkpoint."""
-        return Context(model, evaluation, step, self.baselines, plan, self.seed)
+        return Context(model, evaluation, step, self.baselines, plan, self.seed, self.precision)
 
 
 def check_names(measures: Sequence[str], baselines: Sequence[str], dtype: str) -> None:

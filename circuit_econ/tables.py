@@ -32,7 +32,7 @@ __all__ = [
     "set_name",
 ]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Version of the ledger's tables; written to ``run.yaml`` and checked when a ledger is opened."""
 
 _S, _I, _F = pl.String, pl.Int64, pl.Float64
@@ -48,7 +48,8 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "loss": _F,  # nats per scored position
             "loss_se": _F,
             "digest": _S,
-            "seconds": _F,
+            "seconds": _F,  # of measuring
+            "waited": _F,  # seconds before that in which nothing could be measured
             "device": _S,
             "dtype": _S,
         }
@@ -78,6 +79,10 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "sequences": _I,
             "placebo": _F,
             "placebo_se": _F,
+            "affected": _I,  # sequences, or documents, that an estimate's error can rest on
+            "low": _F,  # ends of the 95 % interval
+            "high": _F,
+            "outcome": _S,  # fixed; with a precision: met, used up, not estimable
         }
     ),
     "capacity": pl.Schema({"step": _I, "component": _S, "currency": _S, "place": _S, "amount": _F}),

@@ -76,8 +76,8 @@ def ledger(
     with LedgerWriter.open(path, content) as writer:
         for step in steps:
             checkpoint = {
-                "step": step, "tokens_seen": 512 * step, "digest": f"{step:016x}", "seconds": 2.0,
-                "device": "cpu", "dtype": "float32",
+                "step": step, "tokens_seen": 512 * step, "digest": f"{step:016x}",
+                "seconds": 2.0, "waited": 0.1, "device": "cpu", "dtype": "float32",
             }  # fmt: skip
             if step in failed:
                 row = {"status": "failed", "reason": failed[step], "loss": None, "loss_se": None}
@@ -98,6 +98,9 @@ def ledger(
                     "baseline": [b for _, b in keys], "value": values,
                     "se": [se] * len(keys), "sequences": [1 if se is None else 64] * len(keys),
                     "placebo": [v / 4 for v in values], "placebo_se": [se] * len(keys),
+                    "affected": [64] * len(keys), "outcome": ["fixed"] * len(keys),
+                    "low": [None if se is None else v - 2 * se for v in values],
+                    "high": [None if se is None else v + 2 * se for v in values],
                 }  # fmt: skip
                 writer.write("value", make_table("value", columns), step)
             if "capacity" in tables:

@@ -25,6 +25,10 @@ def value_table(*rows: tuple[int, str, str, float | None, float | None]) -> pl.L
             "sequences": [8] * len(rows),
             "placebo": [0.0] * len(rows),
             "placebo_se": [0.0] * len(rows),
+            "affected": [8] * len(rows),
+            "low": [None] * len(rows),
+            "high": [None] * len(rows),
+            "outcome": ["fixed"] * len(rows),
         },
     ).lazy()
 

@@ -118,23 +118,6 @@ def test_sequence_losses_are_cross_entropies_of_the_logits(case: zoo.Case) -> No
     assert losses[0] == 0 and (losses[1:] > 0).all()
 
 
-def test_logits_are_held_in_chunks_without_changing_the_losses(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    case = zoo.CASES[0]
-    model, tokens = model_of(case), zoo.tokens_of(case, 4, seed=6)
-    targets = zoo.targets_of(case, tokens, seed=6)
-    with torch.no_grad():
-        stream = model.run(model.embed(tokens))
-        whole = model.sequence_losses(stream, targets)
-        monkeypatch.setattr("circuit_econ.model.forward._LOGITS", {"cpu": 1})
-        sizes: list[int] = []
-        plain_logits = model.logits
-        monkeypatch.setattr(model, "logits", lambda x: sizes.append(len(x)) or plain_logits(x))
-        assert torch.allclose(model.sequence_losses(stream, targets), whole, rtol=1e-12)
-    assert set(sizes) == {1}
-
-
 @CASES
 def test_the_inventory_reads_everything_and_misses_nothing(case: zoo.Case) -> None:
     source = case.source(0)

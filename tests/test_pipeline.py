@@ -68,7 +68,7 @@ def test_a_walk_writes_every_table_at_every_step(run: Path, tmp_path: Path) -> N
     assert components["component"].to_list()[:3] == ["embed", "pos", "a0.h0"]
     assert components["component"].to_list()[-1] == "logits"
     said = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
-    assert said["schema_version"] == 1 and said["versions"]["torch"] == torch.__version__
+    assert said["schema_version"] == 2 and said["versions"]["torch"] == torch.__version__
     assert said["evaluation"]["digest"] == evaluation().digest
     assert Plan(**said["plan"])
     assert (tmp_path / "out/ledger/value/step=0000000004/part-0.parquet").is_file()
@@ -367,9 +367,9 @@ def test_ledgers_that_are_not_there_or_of_another_version_are_refused(tmp_path: 
     with pytest.raises(ce.LedgerError, match=r"no ledger in .*run.yaml is missing"):
         ce.open_ledger(tmp_path)
     (tmp_path / "run.yaml").write_text("schema_version: 99\n")
-    with pytest.raises(ce.LedgerError, match="schema version 99; this version .* reads 1"):
+    with pytest.raises(ce.LedgerError, match="schema version 99; this version .* reads 2"):
         ce.open_ledger(tmp_path)
-    (tmp_path / "run.yaml").write_text("schema_version: 1\n")
+    (tmp_path / "run.yaml").write_text("schema_version: 2\n")
     with pytest.raises(ce.ConfigurationError, match="unknown table 'worth'; there is: components"):
         ce.open_ledger(tmp_path).table("worth")
 

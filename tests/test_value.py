@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import hooks
 import paper
@@ -179,24 +180,25 @@ def test_a_placebo_moves_as_much_as_the_ablation_does() -> None:
         ("zero",), Plan(6, 4),
     )  # fmt: skip
     part = parse_component("a0.h1", context.model.config)
-    seen: list[torch.Tensor] = []
+    place = part.place(context.model)
     run = Model.run
 
-    def spy(self: Model, stream: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
-        seen.append(stream)
-        return run(self, stream, *rest, **named)  # type: ignore[arg-type]
+    def ablated(variant: Variant) -> torch.Tensor:
+        """How far the streams that chunks start from are from the clean ones."""
+        seen: list[torch.Tensor] = []
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Model, "run", spy)
-        sweep(context, [Variant((part,), "zero")])
-        true = torch.cat(seen[1:])
-        seen.clear()
-        sweep(context, [Variant((part,), "zero", placebo=True)])
-        shuffled = torch.cat(seen[1:])
-    place = part.place(context.model)
-    with torch.no_grad():
-        clean = context.model.trace(tokens).streams[place]
-    moved, other = (s - clean for s in (true, shuffled))
+        def spy(self: Model, stream: torch.Tensor, start: int, *rest: Any, **named: Any) -> Any:
+            if start == place and "until" not in named:
+                seen.append(stream)
+            return run(self, stream, start, *rest, **named)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Model, "run", spy)
+            order = sweep(context, [variant]).order
+        with torch.no_grad():
+            return torch.cat(seen) - context.model.trace(tokens[order]).streams[place]
+
+    moved, other = (ablated(Variant((part,), "zero", placebo=p)) for p in (False, True))
     assert not torch.allclose(moved, other)
     assert torch.allclose(moved.sum(0), other.sum(0))
     norms = [d.norm(dim=-1).flatten().sort().values for d in (moved, other)]

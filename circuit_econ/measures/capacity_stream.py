@@ -102,7 +102,7 @@ def _accumulate(
     if w.pos is not None:
         pos = w.pos[first : tokens.shape[1]].expand_as(embed).double()
         _full_output(Kind.POS, pos, 0, streams, sums)
-    for layer, z in enumerate(trace.heads):
+    for layer, z in trace.heads.items():
         heads = z[:, first:].double()
         matrix = model.weights.output(layer, model.config).double()  # [head, d_model, d_head]
         # ⟨z W_O, x⟩ = ⟨z, x W_Oᵀ⟩: no head's write is ever formed.

@@ -1,28 +1,35 @@
-"""The ablation sweep: one clean pass, then every variant from the place where it first differs.
+"""The ablation sweep: one clean pass, and every variant from the place where it first differs.
 
 A *variant* takes a set of components out under one baseline, or moves the stream by a component's
-shuffled differences (the placebo). Variants that start at the same place ride in one batch; no
-block below the start is computed again.
+shuffled differences (the placebo). The clean pass goes up layer by layer; at each place the
+variants that begin there join a chunk, and only the layers above are computed for them. Nothing of
+a layer is kept once its variants are under way, so memory does not grow with depth.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from circuit_econ.measures.base import Context
+from circuit_econ.measures.plan import GROUP
+from circuit_econ.measures.scoring import Scoring, sample_positions
+from circuit_econ.measures.workers import Workers
 from circuit_econ.model import Edit, Model, Trace
 from circuit_econ.model.intervene import Baselines, Component, draw_donors
-from circuit_econ.tables import Baseline
+from circuit_econ.model.transfer import send
+from circuit_econ.tables import Baseline, Kind
 
 __all__ = ["Sweep", "Variant", "sweep"]
 
 # Seeds of independent draws are kept apart by a constant each.
-_DONORS, _PANELS, _SHUFFLE = 1, 2, 3
+_DONORS, _ORDER, _SHUFFLE, _POSITIONS = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,167 +44,332 @@ class Variant:
     placebo: bool = False
     draw: int = 0
 
+    def start(self, model: Model) -> int:
+        """The first place of the stream that differs."""
+        return min(part.place(model) for part in self.parts)
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What the clean pass, and that of the donors, left behind at a layer."""
+
+    trace: Trace
+    donors: Trace | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some rows of a panel under one variant, with what they start from."""
+
+    number: int
+    place: int
+    rows: slice
+    layer: _Layer
+
+    @property
+    def length(self) -> int:
+        return self.rows.stop - self.rows.start
+
+
 class Sweep:
-    """Losses of every sequence, clean and under every variant.
+    """Losses of sequences, clean and under variants, panel by panel.
+
+    Columns are the evaluation sequences in the order in which they are drawn: at random, the same
+    at every checkpoint, windows of one document together.
 
     Attributes:
-        clean: Nats per sequence, summed over scored positions, ``[S]``.
-        difference: Ablated minus clean, per variant and sequence, ``[variants, S]``. Exactly 0
-            where the stream did not change.
+        order: Which sequence each column is, ``[S]``.
+        panels: First and last column of each panel.
+        groups: How many groups of sequences placebos are shuffled within.
+        clean: Nats per sequence, summed over scored positions, ``[S]``; NaN where not measured.
+        difference: Ablated minus clean, ``[variants, S]``, float64; exactly 0 where the stream did
+            not change, NaN where not measured.
         counts: Scored positions per sequence, ``[S]``.
+        clusters: Which document each column comes from, ``[S]``; None if each is its own.
     """
 
-    clean: Float[Tensor, " S"]
-    difference: Float[Tensor, "variants S"]
-    counts: Int[Tensor, " S"]
-
-
-@dataclass(slots=True)
-class _Panel:
-    """A clean pass over some sequences, and over their donors."""
-
-    index: Tensor
-    tokens: Tensor
-    targets: Tensor
-    clean: Tensor
-    trace: Trace
-    donors: tuple[Trace, Tensor] | None
-
-
-@torch.no_grad()
-def sweep(context: Context, variants: Sequence[Variant]) -> Sweep:
-    """Run every variant on every evaluation sequence.
-
-    Returns:
-        Per-sequence losses in float64 on the CPU.
-    """
-    model, evaluation = context.model, context.evaluation
-    wanted = {v.baseline for v in variants}
-    parts = {p.name: p for v in variants for p in v.parts}
-    same_set = evaluation.reference is None
-    pool = evaluation.tokens if evaluation.reference is None else evaluation.reference
-    reference = pool.to(model.device)
-    donor_of = draw_donors(
-        len(evaluation.tokens), len(pool), same_set=same_set, seed=context.seed + _DONORS
-    )
-    baselines = Baselines(
-        model, reference, sorted(wanted), parts.values(), panel=context.plan.panel
-    )
-    count = len(evaluation.tokens)
-    clean = torch.zeros(count, dtype=torch.float64)
-    difference = torch.zeros(len(variants), count, dtype=torch.float64)
-    order = sorted(range(len(variants)), key=lambda v: (_start(model, variants[v]), v))
-    panels = _panels(count, context)
-    for number, index in enumerate(panels):
-        tokens = evaluation.tokens[index].to(model.device)
-        trace = model.trace(tokens)
-        targets = evaluation.targets[index].to(model.device)
-        losses = model.sequence_losses(trace.streams[model.last_place], targets)
-        donors = None
-        if Baseline.RESAMPLE in wanted:
-            theirs = reference[donor_of[index]]
-            donors = model.trace(theirs), theirs
-        panel = _Panel(index, tokens, targets, losses, trace, donors)
-        clean[index] = losses.cpu()
-        for done, rows, found in _run(context, panel, baselines, variants, order):
-            difference[rows[:, 0], index[rows[:, 1]]] = found.cpu()
-            context.progress((number + done / len(order)) / len(panels))
-    context.progress(1.0)
-    return Sweep(clean, difference, (evaluation.targets >= 0).sum(1))
-
-
-def _panels(count: int, context: Context) -> list[Tensor]:
-    """Sequences in panels of nearly equal size, assigned at random: shuffles stay within them."""
-    generator = torch.Generator().manual_seed(context.seed + _PANELS)
-    order = torch.randperm(count, generator=generator)
-    return [p.sort().values for p in order.tensor_split(-(-count // context.plan.panel))]
-
-
-def _start(model: Model, variant: Variant) -> int:
-    return min(part.place(model) for part in variant.parts)
-
-
-def _run(
-    context: Context,
-    panel: _Panel,
-    baselines: Baselines,
-    variants: Sequence[Variant],
-    order: Sequence[int],
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Variants done so far, (variant, sequence) rows, and how much more each loses than clean."""
-    model, limit = context.model, context.plan.rows
-    batch = _Batch(model, panel)
-    for done, number in enumerate(order):
-        start = _start(model, variants[number])
-        if batch.rows and batch.start != start:
-            yield done, *batch.finish()
-        batch.start = start
-        moved, edits = _intervene(context, panel, baselines, variants[number], start)
-        # Where nothing moves and nothing is edited the loss is the clean one, bit for bit: the row
-        # need not run, and its difference is exactly zero.
-        affected = (moved != 0).flatten(1).any(1)
-        if edits:
-            affected = torch.ones_like(affected)
-        for row in affected.nonzero()[:, 0].tolist():
-            batch.add(number, row, moved[row], edits)
-            if len(batch.rows) == limit:
-                yield done, *batch.finish()
-    if batch.rows:
-        yield len(order), *batch.finish()
-
-
-def _intervene(
-    context: Context, panel: _Panel, baselines: Baselines, variant: Variant, start: int
-) -> tuple[Tensor, list[tuple[Component, Tensor]]]:
-    """How a variant moves the stream where it starts, and what it replaces further on."""
-    model = context.model
-    moved = torch.zeros_like(panel.trace.streams[0])
-    edits = []
-    for part in variant.parts:
-        output = part.output(model, panel.trace, panel.tokens)
-        instead = baselines.replacement(part, variant.baseline, output, panel.donors)
-        if part.place(model) > start:
-            edits.append((part, instead.expand_as(output)))
-            continue
-        change = instead - output
-        if variant.placebo:
-            change = _shuffle(change, panel, context.seed, variant.draw)
-        moved = moved + part.write(model, change)
-    return moved, edits
-
-
-def _shuffle(change: Float[Tensor, "S T W"], panel: _Panel, seed: int, draw: int) -> Tensor:
-    """The same differences at other sequences and positions of the panel, drawn once per run."""
-    number = int(panel.index[0]) * 1009 + draw
-    generator = torch.Generator().manual_seed((seed + _SHUFFLE) * 1_000_003 + number)
-    order = torch.randperm(change.shape[0] * change.shape[1], generator=generator)
-    return change.flatten(0, 1)[order.to(change.device)].view_as(change)
-
-
-class _Batch:
-    """Rows that start at one place, collected until they run together."""
-
-    def __init__(self, model: Model, panel: _Panel) -> None:
-        self.model, self.panel = model, panel
-        self.start = 0
-        self.rows: list[tuple[int, int]] = []
-        self.streams: list[Tensor] = []
-        self.edits: list[Edit] = []
-
-    def add(
-        self, variant: int, row: int, moved: Tensor, edits: Sequence[tuple[Component, Tensor]]
+    def __init__(
+        self, context: Context, variants: Sequence[Variant], positions: int | None = None
     ) -> None:
-        self.streams.append(self.panel.trace.streams[self.start][row] + moved)
-        at = slice(len(self.rows), len(self.rows) + 1)
-        self.edits += [part.edit(at, instead[row : row + 1]) for part, instead in edits]
-        self.rows.append((variant, row))
+        """Draw what is random and measure the baselines.
 
-    def finish(self) -> tuple[Tensor, Tensor]:
-        rows = torch.tensor(self.rows)
-        own = rows[:, 1].to(self.model.device)
-        final = self.model.run(torch.stack(self.streams), self.start, self.edits)
-        losses = self.model.sequence_losses(final, self.panel.targets[own])
-        self.rows, self.streams, self.edits = [], [], []
-        return rows, losses - self.panel.clean[own]
+        Args:
+            context: Model, evaluation set, plan.
+            variants: What to take out.
+            positions: Score so many positions of each sequence, drawn at random, each standing for
+                several: unbiased. All by default.
+        """
+        self.context, self.variants = context, variants
+        evaluation = context.evaluation
+        self.order = _order(evaluation.clusters, len(evaluation.tokens), context.seed)
+        self.tokens = evaluation.tokens[self.order]
+        targets = evaluation.targets[self.order]
+        self.counts = (targets >= 0).sum(1)
+        self.targets, self.weights = sample_positions(targets, positions, context.seed + _POSITIONS)
+        self.clusters = None if evaluation.clusters is None else evaluation.clusters[self.order]
+        sequences = len(self.tokens)
+        self.groups = -(-sequences // GROUP)
+        self.panels = _panels(sequences, self.groups, context.plan.panel)
+        self._forget()
+        self._baselines(context)
+
+    def joined_by(self, variants: Sequence[Variant]) -> Sweep:
+        """The same draws and baselines, with more variants; nothing measured yet."""
+        other = copy.copy(self)
+        other.variants = [*self.variants, *variants]
+        other._forget()
+        return other
+
+    def _forget(self) -> None:
+        """Nothing is measured yet."""
+        device = self.context.model.device
+        self.clean = torch.full((len(self.order),), torch.nan, dtype=torch.float64)
+        self.difference = self.clean.repeat(len(self.variants), 1)
+        self._losses = self.difference.to(device, copy=True)
+        self._moved = torch.ones(self.difference.shape, dtype=torch.bool, device=device)
+
+    def _baselines(self, context: Context) -> None:
+        model, evaluation = context.model, context.evaluation
+        wanted = {v.baseline for v in self.variants}
+        parts = {p.name: p for v in self.variants for p in v.parts}
+        same_set = evaluation.reference is None
+        pool = evaluation.tokens if evaluation.reference is None else evaluation.reference
+        self.reference = pool.to(model.device)
+        donor_of = draw_donors(
+            len(evaluation.tokens), len(pool), same_set=same_set, seed=context.seed + _DONORS
+        )
+        self.donor_of = donor_of[self.order] if Baseline.RESAMPLE in wanted else None
+        self.baselines = Baselines(
+            model, self.reference, sorted(wanted), parts.values(), panel=context.plan.panel
+        )
+
+    @torch.no_grad()
+    def run(self, panels: range, numbers: Sequence[int]) -> None:
+        """Measure some variants, by number, on some panels."""
+        model, plan = self.context.model, self.context.plan
+        ordered = sorted(numbers, key=lambda v: (self.variants[v].start(model), v))
+        with Workers(model.device) as workers:
+            for panel in panels:
+                self._run_panel(_Panel(self, panel), ordered, workers, plan.rows)
+
+    def _run_panel(
+        self, panel: _Panel, numbers: Sequence[int], workers: Workers, limit: int
+    ) -> None:
+        waiting: list[_Piece] = []
+        rows, done = 0, 0
+        for piece in panel.pieces(numbers, limit):
+            if rows + piece.length > limit:
+                workers.submit(panel.run, waiting)
+                done, rows, waiting = done + rows, 0, []
+                self.context.progress(panel.done(done, len(numbers)))
+            waiting.append(piece)
+            rows += piece.length
+        if waiting:
+            workers.submit(panel.run, waiting)
+        workers.finish()
+        panel.settle(numbers)
+        self.context.progress(panel.done(0, 1, after=True))
+
+
+class _Panel:
+    """Sequences whose clean pass runs together, and the variants on them."""
+
+    def __init__(self, sweep: Sweep, number: int) -> None:
+        self.sweep, self.number = sweep, number
+        self.model: Model = sweep.context.model
+        first, last = sweep.panels[number]
+        self.columns = slice(first, last)
+        self.tokens = send(sweep.tokens[self.columns], self.model.device)
+        self.scoring = Scoring(
+            sweep.targets[self.columns], sweep.weights[self.columns], self.model.device
+        )
+        self.donor_tokens: Tensor | None = None
+        if sweep.donor_of is not None:
+            self.donor_tokens = sweep.reference[
+                send(sweep.donor_of[self.columns], self.model.device)
+            ]
+        self.later: Trace | None = None
+        self.final: Tensor | None = None
+
+    def pieces(self, numbers: Sequence[int], limit: int) -> Iterator[_Piece]:
+        """The clean pass upward; at each place the variants that start there, cut into rows."""
+        starting: dict[int, list[int]] = {}
+        for number in numbers:
+            starting.setdefault(self.sweep.variants[number].start(self.model), []).append(number)
+        self._foresee(numbers)
+        size = len(self.tokens)
+        for places, layer in self._layers():
+            for place in places:
+                for number in starting.get(place, ()):
+                    for row in range(0, size, limit):
+                        yield _Piece(number, place, slice(row, min(size, row + limit)), layer)
+
+    def _layers(self) -> Iterator[tuple[tuple[int, ...], _Layer]]:
+        model = self.model
+        stream = model.embed(self.tokens)
+        theirs = None if self.donor_tokens is None else model.embed(self.donor_tokens)
+        embedded = Trace({0: stream})
+        yield (0,), _Layer(embedded, None if theirs is None else Trace({0: theirs}))
+        for number in range(model.config.n_layers):
+            trace, donors = Trace(), None
+            stream = model.run(stream, 2 * number, trace=trace, until=2 * number + 2)
+            if theirs is not None:
+                donors = Trace()
+                theirs = model.run(theirs, 2 * number, trace=donors, until=2 * number + 2)
+            yield (2 * number + 1, 2 * number + 2), _Layer(trace, donors)
+        self.final = stream
+
+    def _foresee(self, numbers: Sequence[int]) -> None:
+        """Donors' outputs that sets will need at layers the pass has not reached."""
+        variants = [self.sweep.variants[n] for n in numbers]
+        wanted = {
+            part.layer
+            for v in variants
+            if v.baseline == Baseline.RESAMPLE and len(v.parts) > 1
+            for part in v.parts
+            if part.place(self.model) > v.start(self.model)
+        }
+        if wanted and self.donor_tokens is not None:
+            whole = self.model.trace(self.donor_tokens)
+            self.later = Trace(
+                heads={k: v for k, v in whole.heads.items() if k in wanted},
+                mlps={k: v for k, v in whole.mlps.items() if k in wanted},
+            )
+
+    @torch.no_grad()
+    def run(self, pieces: Sequence[_Piece]) -> None:
+        """Take a chunk to the top: pieces join at the places where they start."""
+        model, sweep = self.model, self.sweep
+        stream: Tensor | None = None
+        edits: list[Edit] = []
+        at = 0
+        for place, joining in groupby(pieces, key=lambda p: p.place):
+            if stream is not None:
+                stream = model.run(stream, at, edits, until=place)
+            streams = [] if stream is None else [stream]
+            for piece in joining:
+                begin = sum(map(len, streams))
+                moved, later = self._intervene(piece)
+                rows = slice(begin, begin + piece.length)
+                edits += [part.edit(rows, instead) for part, instead in later]
+                streams.append(piece.layer.trace.streams[place][piece.rows] + moved)
+                if not later:
+                    columns = self._columns(piece)
+                    sweep._moved[piece.number, columns] = (moved != 0).flatten(1).any(1)
+            stream, at = torch.cat(streams), place
+        assert stream is not None
+        final = model.run(stream, at, edits)
+        losses = self.scoring.losses(model, final, [p.rows for p in pieces])
+        for piece, found in zip(pieces, losses.split([p.length for p in pieces]), strict=True):
+            sweep._losses[piece.number, self._columns(piece)] = found
+
+    def settle(self, numbers: Sequence[int]) -> None:
+        """From losses to differences, once the clean pass has reached the top."""
+        sweep, columns, size = self.sweep, self.columns, len(self.tokens)
+        assert self.final is not None
+        clean = self.scoring.losses(self.model, self.final, [slice(0, size)])
+        sweep.clean[columns] = clean.cpu()
+        which = torch.tensor(numbers, dtype=torch.int64, device=self.model.device)
+        losses, moved = sweep._losses[which, columns], sweep._moved[which, columns]
+        # Where nothing moved the loss is the clean one, whatever rounding made of it.
+        found = torch.where(moved, losses - clean, 0.0)
+        sweep.difference[which.cpu(), columns] = found.cpu()
+
+    def done(self, rows: int, variants: int, *, after: bool = False) -> float:
+        """Share of the panels that is done."""
+        share = 1.0 if after else rows / (variants * len(self.tokens))
+        return (self.number + share) / len(self.sweep.panels)
+
+    def _columns(self, piece: _Piece) -> slice:
+        first = self.columns.start
+        return slice(first + piece.rows.start, first + piece.rows.stop)
+
+    def _intervene(self, piece: _Piece) -> tuple[Tensor, list[tuple[Component, Tensor]]]:
+        """How a variant moves the stream where it starts, and what it replaces further on."""
+        variant = self.sweep.variants[piece.number]
+        moved = torch.zeros((), dtype=self.model.dtype, device=self.model.device)
+        later = []
+        for part in variant.parts:
+            if part.place(self.model) > piece.place:
+                instead = self._later(part, variant.baseline)
+                instead = instead[piece.rows] if len(instead) == len(self.tokens) else instead
+                later.append((part, instead))
+            elif variant.placebo:
+                moved = moved + part.write(self.model, self._shuffled(part, variant, piece))
+            else:
+                moved = moved + part.write(self.model, self._change(part, variant, piece))
+        shape = piece.layer.trace.streams[piece.place][piece.rows].shape
+        return moved.expand(shape), later
+
+    def _later(self, part: Component, baseline: str) -> Tensor:
+        """What stands in a component's place at a layer that the clean pass has not reached."""
+        width = self.model.config.d_head if part.kind is Kind.HEAD else self.model.config.d_model
+        like = torch.empty(1, 1, width, dtype=self.model.dtype, device=self.model.device)
+        donors = None
+        if self.later is not None and self.donor_tokens is not None:
+            donors = self.later, self.donor_tokens
+        instead = self.sweep.baselines.replacement(part, baseline, like, donors)
+        return instead if instead.ndim == 3 else instead[None]
+
+    def _change(self, part: Component, variant: Variant, piece: _Piece) -> Tensor:
+        """Baseline minus output of a component, for the rows of a piece: ``[rows, T, width]``."""
+        output = part.output(self.model, piece.layer.trace, self.tokens)[piece.rows]
+        donors = None
+        if piece.layer.donors is not None and self.donor_tokens is not None:
+            donors = piece.layer.donors, self.donor_tokens
+        instead = self.sweep.baselines.replacement(part, variant.baseline, output, donors)
+        if variant.baseline == Baseline.RESAMPLE:
+            instead = instead[piece.rows]
+        return instead - output
+
+    def _shuffled(self, part: Component, variant: Variant, piece: _Piece) -> Tensor:
+        """The same differences at other sequences and positions of the group, drawn once a run."""
+        found, sweep = [], self.sweep
+        length = self.tokens.shape[1]
+        for group in range(sweep.groups):
+            first, last = _bounds(len(sweep.tokens), sweep.groups, group)
+            whole = slice(first - self.columns.start, last - self.columns.start)
+            rows = slice(max(piece.rows.start, whole.start), min(piece.rows.stop, whole.stop))
+            if rows.start >= rows.stop:
+                continue
+            entire = _Piece(piece.number, piece.place, whole, piece.layer)
+            change = self._change(part, variant, entire)
+            order = _permutation(len(change) * length, sweep.context.seed, group, variant.draw)
+            here = slice((rows.start - whole.start) * length, (rows.stop - whole.start) * length)
+            taken = change.flatten(0, 1)[send(order[here], change.device)]
+            found.append(taken.view(-1, length, change.shape[-1]))
+        return torch.cat(found)
+
+
+def sweep(context: Context, variants: Sequence[Variant], positions: int | None = None) -> Sweep:
+    """Run every variant on every evaluation sequence."""
+    whole = Sweep(context, variants, positions)
+    whole.run(range(len(whole.panels)), range(len(variants)))
+    return whole
+
+
+def _order(clusters: Int[Tensor, " S"] | None, count: int, seed: int) -> Int[Tensor, " S"]:
+    """Sequences at random; those of one document, in their order, one after the other."""
+    generator = torch.Generator().manual_seed(seed + _ORDER)
+    if clusters is None:
+        return torch.randperm(count, generator=generator)
+    _, index = clusters.unique(return_inverse=True)
+    place = torch.randperm(int(index.max()) + 1, generator=generator)
+    return torch.argsort(place[index], stable=True)
+
+
+def _bounds(sequences: int, groups: int, group: int) -> tuple[int, int]:
+    """First and last sequence of a group; sizes differ by at most one."""
+    return group * sequences // groups, (group + 1) * sequences // groups
+
+
+def _panels(sequences: int, groups: int, panel: int) -> list[tuple[int, int]]:
+    """Columns of each panel, which holds whole groups."""
+    together = -(-panel // GROUP)
+    cuts = [_bounds(sequences, groups, g)[0] for g in range(0, groups, together)]
+    return list(zip(cuts, [*cuts[1:], sequences], strict=True))
+
+
+def _permutation(count: int, seed: int, group: int, draw: int) -> Int[Tensor, " N"]:
+    generator = torch.Generator().manual_seed((seed + _SHUFFLE) * 1_000_003 + group * 1009 + draw)
+    return torch.randperm(count, generator=generator)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import polars as pl
-from torch import Tensor
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
+from circuit_econ.measures.adapting import adapt, pilot_panels
 from circuit_econ.measures.base import Context, Measure
-from circuit_econ.measures.statistics import ratio_estimate
-from circuit_econ.measures.sweep import Variant, sweep
+from circuit_econ.measures.plan import GROUP
+from circuit_econ.measures.precision import verdict
+from circuit_econ.measures.statistics import Estimate, estimate
+from circuit_econ.measures.sweep import Sweep, Variant
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import Component, components, parse_component
 from circuit_econ.tables import make_table, set_name
@@ -30,15 +32,22 @@ class ValueSettings:
         embeddings: Whether to measure ``embed`` and ``pos`` as well.
         sets: Sets of components to take out jointly, each a list of names.
         placebo_draws: Independent shuffles of the differences over the evaluation set; 0 for none.
+        positions: Score so many positions of each sequence, drawn at random; all by default. Pays
+            where the unembedding costs more than the blocks: fewer positions of more sequences.
     """
 
     components: list[str] = field(default_factory=list)
     embeddings: bool = False
     sets: list[list[str]] = field(default_factory=list)
     placebo_draws: int = 8
+    positions: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the number of draws."""
+        """Check numbers and sets."""
+        if self.positions is not None and self.positions < 1:
+            raise ConfigurationError(
+                f"measures.value.positions must be 1 or more, or null for all, not {self.positions}"
+            )
         if self.placebo_draws < 0:
             raise ConfigurationError(
                 f"measures.value.placebo_draws must be 0 or more, not {self.placebo_draws}"
@@ -60,69 +69,95 @@ def _chosen(config: ModelConfig, settings: ValueSettings) -> list[tuple[Componen
     return [(single,) for single in singles] + sets
 
 
-def _draws_per_panel(evaluation: Evaluation, panel: int, settings: ValueSettings) -> int:
-    # Every panel of sequences has shuffles of its own: eight panels are eight draws already.
-    return math.ceil(settings.placebo_draws / math.ceil(len(evaluation.tokens) / panel))
-
-
 def run(context: Context, settings: ValueSettings) -> Mapping[str, pl.DataFrame]:
     """Measure V(S; m) = L(outputs of S replaced by baseline m) − L, for each component and set.
 
     In nats per scored position; positive = useful. The standard error is that of the paired
-    per-sequence differences (:func:`~circuit_econ.measures.statistics.ratio_estimate`); it holds
-    for the given baseline, which was measured on the reference sequences.
+    per-sequence differences (:func:`~circuit_econ.measures.statistics.ratio_estimate`); the 95 %
+    interval ``low`` … ``high`` corrects it for small samples and skewness
+    (:func:`~circuit_econ.measures.statistics.interval`). Both hold for the given baseline, which
+    was measured on the reference sequences: how it would differ on others is not part of them.
+
+    Where a precision is asked for, each row rests on as many sequences as it needs, behind a pilot
+    that only decides (:mod:`~circuit_econ.measures.precision`); ``outcome`` says whether the
+    precision was ``met``, the set was ``used up``, or the value is ``not estimable`` because fewer
+    than 30 sequences were affected (``affected``): then the mean stands without error or interval.
 
     The placebo moves the stream by the component's own differences (output − baseline) shuffled
-    over the sequences and positions of a panel of random sequences: the same amounts of the same
-    directions, without their meaning. Every panel has its own shuffles, at least ``placebo_draws``
-    in all, so that the standard error over sequences holds the variance of the draws. Sets have
-    no placebo.
+    over the sequences and positions of a group of eight random sequences: the same amounts of the
+    same directions, without their meaning. Every group has its own shuffles, at least
+    ``placebo_draws`` in all, so that the standard error over sequences holds the variance of the
+    draws. With a precision it is measured on the pilot. Sets have no placebo.
     """
     chosen = _chosen(context.model.config, settings)
-    draws = _draws_per_panel(context.evaluation, context.plan.panel, settings)
     keys = [(parts, baseline) for parts in chosen for baseline in context.baselines]
-    shuffles = [k for k in keys if len(k[0]) == 1 and draws]
+    singles = [key for key in keys if len(key[0]) == 1]
     variants = [Variant(*key) for key in keys]
-    variants += [Variant(*key, placebo=True, draw=d) for key in shuffles for d in range(draws)]
-    result = sweep(context, variants)
-    clusters = context.evaluation.clusters
-
-    def estimate(differences: Tensor) -> tuple[list[float | None], list[float | None]]:
-        mean, se = ratio_estimate(differences, result.counts, clusters)
-        return _numbers(mean), _numbers(se)
-
-    value, se = estimate(result.difference[: len(keys)])
-    placebo = dict.fromkeys(keys, (None, None))
-    if shuffles:
-        drawn = result.difference[len(keys) :].unflatten(0, (len(shuffles), draws)).mean(1)
-        placebo |= dict(zip(shuffles, zip(*estimate(drawn), strict=True), strict=True))
+    plain = Sweep(context, variants, settings.positions)
+    groups = plain.groups
+    if context.precision is not None and (pilot := pilot_panels(plain)):
+        groups = math.ceil(plain.panels[pilot - 1][1] / GROUP)
+    draws = math.ceil(settings.placebo_draws / groups)
+    shuffles = [Variant(*key, placebo=True, draw=d) for key in singles for d in range(draws)]
+    sweep = plain.joined_by(shuffles)
+    numbers = range(len(keys))
+    placebos = range(len(keys), len(keys) + len(shuffles))
+    if context.precision is None:
+        sweep.run(range(len(sweep.panels)), [*numbers, *placebos])
+        columns = dict.fromkeys(numbers, slice(0, len(sweep.order)))
+    else:
+        columns = adapt(sweep, numbers, placebos, context.precision)
+    placebo: dict[object, Estimate] = {}
+    if draws:
+        for key, first in zip(singles, placebos[::draws], strict=True):
+            placebo[key] = _estimate(sweep, range(first, first + draws), slice(None))
+    rows = []
+    for number, key in enumerate(keys):
+        found = _estimate(sweep, [number], columns[number])
+        outcome = verdict(found, context.precision)
+        if outcome == "not estimable":
+            found = replace(found, se=math.nan, low=math.nan, high=math.nan)
+        size = columns[number].stop - columns[number].start
+        rows.append((key, found, placebo.get(key), outcome, size))
     return {
         "value": make_table(
             "value",
             {
                 "step": context.step,
-                "component": [set_name([p.name for p in parts]) for parts, _ in keys],
-                "baseline": [str(baseline) for _, baseline in keys],
-                "value": value,
-                "se": se,
-                "sequences": len(context.evaluation.tokens),
-                "placebo": [placebo[key][0] for key in keys],
-                "placebo_se": [placebo[key][1] for key in keys],
+                "component": [set_name([p.name for p in parts]) for (parts, _), *_ in rows],
+                "baseline": [str(baseline) for (_, baseline), *_ in rows],
+                "value": [_number(found.mean) for _, found, *_ in rows],
+                "se": [_number(found.se) for _, found, *_ in rows],
+                "sequences": [size for *_, size in rows],
+                "placebo": [_number(other.mean) if other else None for _, _, other, *_ in rows],
+                "placebo_se": [_number(other.se) if other else None for _, _, other, *_ in rows],
+                "affected": [found.affected for _, found, *_ in rows],
+                "low": [_number(found.low) for _, found, *_ in rows],
+                "high": [_number(found.high) for _, found, *_ in rows],
+                "outcome": [outcome for *_, outcome, _ in rows],
             },
         )
     }
 
 
-def _numbers(tensor: Tensor) -> list[float | None]:
+def _estimate(sweep: Sweep, numbers: Sequence[int], columns: slice) -> Estimate:
+    """Of the mean over some variants, over those of the columns that were measured."""
+    differences = sweep.difference[list(numbers)][:, columns].mean(0)
+    there = ~differences.isnan()
+    clusters = None if sweep.clusters is None else sweep.clusters[columns][there]
+    return estimate(differences[there], sweep.counts[columns][there], clusters)
+
+
+def _number(x: float) -> float | None:
     """NaN says "cannot be estimated"; in a table that is a null."""
-    return [None if math.isnan(x) else x for x in tensor.tolist()]
+    return None if math.isnan(x) else x
 
 
 def passes(
     config: ModelConfig, evaluation: Evaluation, baselines: tuple[str, ...], settings: ValueSettings
 ) -> float:
     """Forward passes over the evaluation set, blocks below the ablated one not counted."""
-    draws = _draws_per_panel(evaluation, 8, settings)
+    draws = math.ceil(settings.placebo_draws / math.ceil(len(evaluation.tokens) / GROUP))
     total = 2.0  # the clean pass and the reference
     for parts in _chosen(config, settings):
         first = min(-1 if p.layer is None else p.layer for p in parts)

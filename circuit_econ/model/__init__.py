@@ -3,6 +3,7 @@
 from circuit_econ.model.architectures import ARCHITECTURES, read_config
 from circuit_econ.model.config import ModelConfig
 from circuit_econ.model.forward import Edit, Model, Trace
+from circuit_econ.model.products import Rounding
 from circuit_econ.model.source import Format, Source
 from circuit_econ.model.weights import Inventory, inventory
 
@@ -13,6 +14,7 @@ __all__ = [
     "Inventory",
     "Model",
     "ModelConfig",
+    "Rounding",
     "Source",
     "Trace",
     "inventory",

@@ -20,8 +20,11 @@ from circuit_econ.errors import CheckpointError
 from circuit_econ.model import rotary
 from circuit_econ.model.architectures import read_config
 from circuit_econ.model.config import Activation, ModelConfig, Norm
+from circuit_econ.model.losses import negative_log_likelihoods
+from circuit_econ.model.products import Products, Rounding
 from circuit_econ.model.records import Edit, Ports, Trace, edit_heads, edit_mlp
 from circuit_econ.model.source import Format, Source
+from circuit_econ.model.transfer import send
 from circuit_econ.model.weights import Weights, native, read_weights
 from circuit_econ.tables import head_name, mlp_name, output_bias_name
 
@@ -34,9 +37,6 @@ _ACTIVATE = {
     Activation.SILU: F.silu,
 }
 
-# Logits held at once, in numbers: fewer on a CPU, where what leaves the cache is slow.
-_LOGITS = {"cuda": 1 << 26, "cpu": 1 << 22}
-
 
 class Model:
     """A language model as circuit_econ runs it.
@@ -46,9 +46,12 @@ class Model:
         weights: Canonical weights, in the dtype and on the device of the computation.
     """
 
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, rounding: Rounding = Rounding.EXACT
+    ) -> None:
         """Use :meth:`from_source`, :meth:`from_bridge` or :meth:`initialise`."""
         self.config, self.weights = config, weights
+        self.products = Products(rounding, [t for _, t in weights.named() if t.ndim == 2])
         self._rotations: dict[int, tuple[Tensor, Tensor]] = {}
         self._masks: dict[tuple[int, int], Tensor] = {}
 
@@ -60,8 +63,15 @@ class Model:
         source: Source,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
+        rounding: Rounding = Rounding.EXACT,
     ) -> Model:
         """The model of a checkpoint.
+
+        Args:
+            source: Where it comes from.
+            dtype: Of weights, stream and losses.
+            device: Of the computation.
+            rounding: Of the numbers that enter matrix products.
 
         Raises:
             CheckpointError: If the architecture or a field is not supported, or a tensor is
@@ -73,13 +83,17 @@ class Model:
 
         def settle(tensor: Tensor) -> Tensor:
             # Always a copy of our own: the source may be a memory-mapped file.
-            return tensor.to(place, dtype, copy=True, non_blocking=True).contiguous()
+            return send(tensor, place).to(dtype, copy=True).contiguous()
 
-        return cls(config, weights.map(settle))
+        return cls(config, weights.map(settle), rounding)
 
     @classmethod
     def from_bridge(
-        cls, bridge: Any, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        cls,
+        bridge: Any,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        rounding: Rounding = Rounding.EXACT,
     ) -> Model:
         """The model inside a ``TransformerBridge``, its weights as trained.
 
@@ -88,7 +102,7 @@ class Model:
         """
         from circuit_econ.model.bridge import source_of
 
-        return cls.from_source(source_of(bridge), dtype, device)
+        return cls.from_source(source_of(bridge), dtype, device, rounding)
 
     @classmethod
     def initialise(
@@ -180,30 +194,35 @@ class Model:
         place: int = 0,
         edits: Sequence[Edit] = (),
         trace: Trace | None = None,
+        until: int | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """From the stream at a place to the stream that enters the final norm.
+        """From the stream at a place to the stream at a later one, the final norm's by default.
 
         Args:
             stream: The residual stream at ``place``; left unchanged.
             place: Where to start; nothing before it is computed.
             edits: Contributions to replace on the way. An edit before ``place`` has no effect.
-            trace: Filled on the way if given (a pass from place 0).
+            trace: Filled on the way if given.
+            until: Where to stop; :attr:`last_place` by default.
 
         Returns:
-            The stream at :attr:`last_place`.
+            The stream at ``until``.
         """
+        end = self.last_place if until is None else until
         if trace is not None:
             trace.streams[place] = stream
-        for layer in range(place // 2, self.config.n_layers):
+        for layer in range(place // 2, (end + 1) // 2):
             here = [e for e in edits if e.layer == layer]
             heads = None
             if place <= 2 * layer:
                 heads = edit_heads(self.attend(layer, stream), here)
+                if trace is not None:
+                    trace.heads[layer] = heads
+                if end == 2 * layer + 1:
+                    return stream + self.write_heads(layer, heads)
             stream = self._finish_block(layer, stream, heads, here, trace)
             if trace is not None:
                 trace.streams[2 * layer + 2] = stream
-                if heads is not None:
-                    trace.heads.append(heads)
         return stream
 
     def _finish_block(
@@ -224,33 +243,34 @@ class Model:
         written = self.mlp(layer, entering if self.config.parallel else stream)
         written = edit_mlp(written, edits)
         if trace is not None:
-            trace.mlps.append(written)
+            trace.mlps[layer] = written
         return stream + written
 
     def ports(self, layer: int, stream: Float[Tensor, "B T D"]) -> Ports:
         """What a layer's heads read from the stream that enters the layer."""
         c, w = self.config, self.weights.layers[layer]
         normed = self._norm(c.norm, stream, w.ln1, w.ln1_bias)
-        qkv = F.linear(normed, w.qkv, w.qkv_bias)
+        qkv = self.products.linear(normed, w.qkv, w.qkv_bias)
         if c.clip_qkv is not None:
             qkv = qkv.clamp(-c.clip_qkv, c.clip_qkv)
-        widths = [heads * c.d_head for heads in (c.n_heads, c.n_kv_heads, c.n_kv_heads)]
-        q, k, v = (
-            part.unflatten(-1, (-1, c.d_head)).transpose(1, 2) for part in qkv.split(widths, -1)
-        )
+        heads = qkv.unflatten(-1, (-1, c.d_head))
+        qk, v = heads.split([c.n_heads + c.n_kv_heads, c.n_kv_heads], 2)
         if w.q_norm is not None and w.k_norm is not None:
+            q, k = qk.split([c.n_heads, c.n_kv_heads], 2)
             q = F.rms_norm(q, (c.d_head,), w.q_norm, c.eps)
             k = F.rms_norm(k, (c.d_head,), w.k_norm, c.eps)
+            qk = torch.cat((q, k), 2)
         if c.rotary is not None:
-            cos, sin = self._rotation(stream.shape[1])
-            q, k = (rotary.rotate(x, cos, sin, c.rotary) for x in (q, k))
-        return Ports(normed, q, k, v)
+            # Queries and keys turn together: they lie side by side.
+            qk = rotary.rotate(qk, *self._rotation(stream.shape[1]), c.rotary)
+        q, k = qk.split([c.n_heads, c.n_kv_heads], 2)
+        return Ports(normed, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
 
     def attend(self, layer: int, stream: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H K"]:
         """The heads' outputs before the output matrix, from the stream that enters the layer."""
         p = self.ports(layer, stream)
         mask = self._mask(layer, stream.shape[1])
-        z = F.scaled_dot_product_attention(
+        z = self.products.attend(
             p.q,
             p.k,
             p.v,
@@ -276,7 +296,7 @@ class Model:
     def write_heads(self, layer: int, heads: Float[Tensor, "B T H K"]) -> Float[Tensor, "B T D"]:
         """What the attention of a layer adds to the stream: all heads, and the output bias."""
         w = self.weights.layers[layer]
-        return F.linear(heads.flatten(-2), w.out, w.out_bias)
+        return self.products.linear(heads.flatten(-2), w.out, w.out_bias)
 
     def write_head(
         self, layer: int, head: int, output: Float[Tensor, "*batch K"]
@@ -289,23 +309,29 @@ class Model:
         """What an MLP adds to the stream (output bias included), from the stream it reads."""
         w = self.weights.layers[layer]
         assert w.mlp_out is not None
-        return F.linear(self.neurons(layer, stream), w.mlp_out, w.mlp_out_bias)
+        return self.products.linear(self.neurons(layer, stream), w.mlp_out, w.mlp_out_bias)
 
     def neurons(self, layer: int, stream: Float[Tensor, "B T D"]) -> Float[Tensor, "B T M"]:
         """Activations that multiply the rows an MLP writes, from the stream it reads."""
         c, w = self.config, self.weights.layers[layer]
         assert w.mlp_in is not None
         normed = self._norm(c.norm, stream, w.ln2, w.ln2_bias)
-        hidden = F.linear(normed, w.mlp_in, w.mlp_in_bias)
+        hidden = self.products.linear(normed, w.mlp_in, w.mlp_in_bias)
         if w.mlp_gate is None:
             return _ACTIVATE[c.activation](hidden)
-        return _ACTIVATE[c.activation](F.linear(normed, w.mlp_gate, w.mlp_gate_bias)) * hidden
+        gate = self.products.linear(normed, w.mlp_gate, w.mlp_gate_bias)
+        return _ACTIVATE[c.activation](gate) * hidden
 
     def logits(self, stream: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
         """Logits from the stream that enters the final norm."""
+        return self._unembed(self._final(stream))
+
+    def _final(self, stream: Tensor) -> Tensor:
         w = self.weights
-        normed = self._norm(self.config.final_norm, stream, w.ln_final, w.ln_final_bias)
-        return F.linear(normed, w.unembed, w.unembed_bias)
+        return self._norm(self.config.final_norm, stream, w.ln_final, w.ln_final_bias)
+
+    def _unembed(self, normed: Tensor) -> Tensor:
+        return self.products.linear(normed, self.weights.unembed, self.weights.unembed_bias)
 
     # ── what it costs ─────────────────────────────────────────────────────────────────────────
 
@@ -314,19 +340,24 @@ class Model:
     ) -> Float[Tensor, " B"]:
         """Negative log-likelihood of each sequence, summed over its scored positions, in nats.
 
-        Only scored positions are unembedded, and never more logits are held at once than a few
-        million, so memory does not grow with batch × vocabulary. Sums are taken in float64.
+        Only scored positions are unembedded, and few logits are held at once, so memory does not
+        grow with batch × vocabulary. Sums are taken in float64.
         """
         scored = targets >= 0
-        rows, wanted = stream[scored], targets[scored]
-        chunk = max(1, _LOGITS.get(stream.device.type, _LOGITS["cpu"]) // self.config.d_vocab_out)
-        losses = [
-            F.cross_entropy(self.logits(part).to(_at_least_float32(part)), want, reduction="none")
-            for part, want in zip(rows.split(chunk), wanted.split(chunk), strict=True)
-        ]
-        owner = scored.nonzero()[:, 0]
+        losses = self.token_losses(stream[scored], targets[scored])
         total = torch.zeros(len(stream), dtype=torch.float64, device=stream.device)
-        return total.index_add(0, owner, torch.cat(losses).double()) if losses else total
+        return total.index_add(0, scored.nonzero()[:, 0], losses.double())
+
+    def token_losses(
+        self, stream: Float[Tensor, "N D"], targets: Int[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
+        """Negative log-likelihood at each of some scored positions, in nats."""
+        w = self.weights
+        exact = self.products.rounding is Rounding.EXACT
+        logits = None if exact else self._unembed
+        return negative_log_likelihoods(
+            self._final(stream), targets, w.unembed, w.unembed_bias, logits
+        )
 
     def loss(self, tokens: Int[Tensor, "S T"], targets: Int[Tensor, "S T"]) -> Tensor:
         """Mean nats per scored position, a differentiable scalar; for training."""
@@ -351,7 +382,7 @@ class Model:
         yield "embed", F.embedding(tokens, w.embed)
         if w.pos is not None:
             yield "pos", w.pos[: tokens.shape[1]].expand(len(tokens), -1, -1)
-        for layer, z in enumerate(trace.heads):
+        for layer, z in trace.heads.items():
             for head in range(self.config.n_heads):
                 yield head_name(layer, head), self.write_head(layer, head, z[:, :, head])
             bias = w.layers[layer].out_bias
@@ -388,7 +419,3 @@ class Model:
             # A window of n sees the n last positions, the query's own included.
             self._masks[length, window] = ones.tril() & ones.triu(1 - window)
         return self._masks[length, window]
-
-
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)

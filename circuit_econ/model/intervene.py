@@ -159,14 +159,27 @@ class Baselines:
         if not {Baseline.MEAN, Baseline.MEAN_POSITION}.isdisjoint(wanted):
             self._measure(list(parts), panel)
 
+    @torch.no_grad()
     def _measure(self, parts: list[Component], panel: int) -> None:
         model, sums = self.model, dict[str, Tensor]()
+
+        def add(part: Component, trace: Trace, tokens: Tensor) -> None:
+            # Sums over sequences in float64: a mean over many positions keeps its digits.
+            total = part.output(model, trace, tokens).sum(0, dtype=torch.float64)
+            sums[part.name] = sums[part.name] + total if part.name in sums else total
+
         for tokens in self.reference.split(panel):
-            trace = model.trace(tokens)
+            stream = model.embed(tokens)
             for part in parts:
-                # Sums over sequences in float64: a mean over many positions keeps its digits.
-                total = part.output(model, trace, tokens).sum(0, dtype=torch.float64)
-                sums[part.name] = sums[part.name] + total if part.name in sums else total
+                if part.layer is None:
+                    add(part, Trace(), tokens)
+            # A layer at a time, so that memory does not grow with depth.
+            for layer in range(model.config.n_layers):
+                trace = Trace()
+                stream = model.run(stream, 2 * layer, trace=trace, until=2 * layer + 2)
+                for part in parts:
+                    if part.layer == layer:
+                        add(part, trace, tokens)
         for name, total in sums.items():
             mean = total / len(self.reference)
             self.means[name] = mean.to(model.dtype)

@@ -34,13 +34,13 @@ class Trace:
 
     Attributes:
         streams: The stream at each place that something starts from: ``{place: [S, T, D]}``.
-        heads: Per layer, the heads' outputs before the output matrix: ``[S, T, H, K]``.
-        mlps: Per layer, the MLP's output, bias included: ``[S, T, D]``; empty without MLPs.
+        heads: By layer, the heads' outputs before the output matrix: ``[S, T, H, K]``.
+        mlps: By layer, the MLP's output, bias included: ``[S, T, D]``; empty without MLPs.
     """
 
     streams: dict[int, Tensor] = field(default_factory=dict)
-    heads: list[Tensor] = field(default_factory=list)
-    mlps: list[Tensor] = field(default_factory=list)
+    heads: dict[int, Tensor] = field(default_factory=dict)
+    mlps: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,20 +24,26 @@ def table(
 
 
 def rotate(
-    x: Float[Tensor, "B H T K"],
+    x: Float[Tensor, "B T H K"],
     cos: Float[Tensor, "T half"],
     sin: Float[Tensor, "T half"],
     rotary: Rotary,
-) -> Float[Tensor, "B H T K"]:
-    """Turn each pair of the first ``rotary.dim`` coordinates by its position's angle."""
-    turned, rest = x[..., : rotary.dim], x[..., rotary.dim :]
+) -> Float[Tensor, "B T H K"]:
+    """Turn each pair of the first ``rotary.dim`` coordinates by its position's angle.
+
+    Without gradients ``x`` itself is turned and returned: it is most of what rotation costs.
+    """
+    cos, sin = cos[:, None], sin[:, None]
     if rotary.adjacent:
-        a, b = turned[..., 0::2], turned[..., 1::2]
-        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+        first, second = slice(0, rotary.dim, 2), slice(1, rotary.dim, 2)
     else:
-        a, b = turned.chunk(2, dim=-1)
-        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
+        half = rotary.dim // 2
+        first, second = slice(0, half), slice(half, rotary.dim)
+    a, b = x[..., first], x[..., second]
+    turned = torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)
+    into = x.clone() if torch.is_grad_enabled() else x
+    into[..., first], into[..., second] = turned
+    return into
 
 
 def _scale(frequency: Tensor, scaling: tuple | None) -> Tensor:

@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import polars as pl
 
 from circuit_econ.errors import CheckpointError, ConfigurationError
+from circuit_econ.model import Model
 from circuit_econ.model.source import Source
 from circuit_econ.model.weights import Inventory
 from circuit_econ.trajectory.fingerprint import describe
@@ -26,11 +28,12 @@ class Loaded:
 
     Attributes:
         step: Its optimiser step.
-        source: What was read; None if it could not be.
+        source: What was read; None if it could not be, or no model made of it.
         tensors: Its rows of the ``tensors`` table; None without an inventory or a source.
-        error: Why it could not be read; None if it was.
+        error: Why it could not be read or made into a model; None if it was.
         seconds_reading: Time the reading and the digests took, in the background.
         seconds_waited: How much of that the consumer had to wait for.
+        model: The model made of it, if one was asked for.
     """
 
     step: int
@@ -39,6 +42,7 @@ class Loaded:
     error: CheckpointError | None
     seconds_reading: float
     seconds_waited: float = 0.0
+    model: Model | None = None
 
     def __post_init__(self) -> None:
         if (self.source is None) == (self.error is None):
@@ -50,6 +54,7 @@ def load_ahead(
     steps: StepsLike = None,
     *,
     inventory: Callable[[Source], Inventory] | None = None,
+    make: Callable[[Source], Model] | None = None,
     depth: int = 1,
 ) -> Iterator[Loaded]:
     """The checkpoints in ascending order of steps, read by one background thread.
@@ -62,6 +67,7 @@ def load_ahead(
         trajectory: The run.
         steps: Which of its checkpoints; all by default.
         inventory: Tells which tensors the model reads; with it each checkpoint is described.
+        make: Makes the model, on its device, also in the background.
         depth: How many checkpoints to read ahead, at least 1.
 
     Yields:
@@ -74,11 +80,11 @@ def load_ahead(
     if depth < 1:
         raise ConfigurationError(f"depth of reading ahead must be at least 1, not {depth}")
     chosen = trajectory.select(steps)
-    return _ahead(chosen, inventory, depth)
+    return _ahead(chosen, partial(_load, inventory=inventory, make=make), depth)
 
 
 def _ahead(
-    trajectory: Trajectory, inventory: Callable[[Source], Inventory] | None, depth: int
+    trajectory: Trajectory, load: Callable[[Trajectory, int], Loaded], depth: int
 ) -> Iterator[Loaded]:
     coming = iter(trajectory.steps)
     pending: deque[Future[Loaded]] = deque()
@@ -87,7 +93,7 @@ def _ahead(
     def request() -> None:
         step = next(coming, None)
         if step is not None:
-            pending.append(pool.submit(_load, trajectory, step, inventory))
+            pending.append(pool.submit(load, trajectory, step))
 
     def take() -> Loaded:
         started = time.perf_counter()
@@ -105,14 +111,20 @@ def _ahead(
 
 
 def _load(
-    trajectory: Trajectory, step: int, inventory: Callable[[Source], Inventory] | None
+    trajectory: Trajectory,
+    step: int,
+    inventory: Callable[[Source], Inventory] | None,
+    make: Callable[[Source], Model] | None,
 ) -> Loaded:
     started = time.perf_counter()
+    tensors = None
     try:
         source = trajectory.read(step)
         tensors = None if inventory is None else describe(step, source, inventory(source))
+        model = None if make is None else make(source)
     except CheckpointError as error:
         # Its traceback would keep half-read tensors alive.
         bare = error.with_traceback(None)
-        return Loaded(step, None, None, bare, time.perf_counter() - started)
-    return Loaded(step, source, tensors, None, time.perf_counter() - started)
+        return Loaded(step, None, tensors, bare, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Loaded(step, source, tensors, None, seconds, model=model)

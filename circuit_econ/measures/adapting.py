@@ -1,0 +1,86 @@
+"""Runs a sweep until every variant is known as well as was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from circuit_econ.measures.precision import PILOT, Precision, first_guess, next_guess
+from circuit_econ.measures.statistics import Estimate, estimate
+from circuit_econ.measures.sweep import Sweep
+
+__all__ = ["Adapted", "adapt", "pilot_panels"]
+
+Adapted = dict[int, slice]
+"""By variant, the columns that its estimate is made of."""
+
+
+def pilot_panels(sweep: Sweep) -> int:
+    """Panels of the pilot: the first that hold 32 sequences (documents).
+
+    0 if there are not twice as many: then nothing is decided, and every sequence is measured.
+    """
+    units = _units(sweep, len(sweep.order))
+    if units < 2 * PILOT:
+        return 0
+    return next(n for n, (_, last) in enumerate(sweep.panels, 1) if _units(sweep, last) >= PILOT)
+
+
+def adapt(
+    sweep: Sweep, numbers: Sequence[int], placebos: Sequence[int], precision: Precision
+) -> Adapted:
+    """Measure variants until their standard errors are as asked for, or all sequences are used.
+
+    Args:
+        sweep: Where to measure.
+        numbers: Variants that are estimated.
+        placebos: Variants that run on the pilot alone.
+        precision: What is asked for.
+
+    Returns:
+        Columns of each estimate: those behind the pilot, as many as it took.
+    """
+    everything = range(len(sweep.panels))
+    pilot = pilot_panels(sweep)
+    if pilot == 0:
+        sweep.run(everything, [*numbers, *placebos])
+        return dict.fromkeys(numbers, slice(0, len(sweep.order)))
+    sweep.run(range(pilot), [*numbers, *placebos])
+    begin = sweep.panels[pilot][0]
+    reached = dict.fromkeys(numbers, pilot)
+    wanted = {n: first_guess(_estimate(sweep, n, slice(0, begin)), precision) for n in numbers}
+    while wanted:
+        goal = {n: _panel_of(sweep, begin, units, reached[n]) for n, units in wanted.items()}
+        for panel in range(min(reached[n] for n in goal), max(goal.values())):
+            open_here = [n for n in goal if reached[n] <= panel < goal[n]]
+            if open_here:
+                sweep.run(range(panel, panel + 1), open_here)
+        reached |= goal
+        asked = {
+            n: next_guess(_estimate(sweep, n, slice(begin, _end(sweep, reached[n]))), precision)
+            for n in goal
+            if reached[n] < len(sweep.panels)
+        }
+        wanted = {n: units for n, units in asked.items() if units is not None}
+    return {n: slice(begin, _end(sweep, reached[n])) for n in numbers}
+
+
+def _estimate(sweep: Sweep, number: int, columns: slice) -> Estimate:
+    clusters = None if sweep.clusters is None else sweep.clusters[columns]
+    return estimate(sweep.difference[number, columns], sweep.counts[columns], clusters)
+
+
+def _units(sweep: Sweep, columns: int) -> int:
+    clusters = sweep.clusters
+    return columns if clusters is None else len(clusters[:columns].unique())
+
+
+def _end(sweep: Sweep, panels: int) -> int:
+    return sweep.panels[panels - 1][1]
+
+
+def _panel_of(sweep: Sweep, begin: int, units: int, reached: int) -> int:
+    """How many panels it takes to have so many units behind the pilot; more than were reached."""
+    sequences = len(sweep.order)
+    columns = begin + units * sequences / _units(sweep, sequences)
+    enough = (n for n, (_, last) in enumerate(sweep.panels, 1) if last >= columns)
+    return max(reached + 1, next(enough, len(sweep.panels)))
