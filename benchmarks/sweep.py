@@ -1,186 +1,249 @@
-"""The sweep beside a plain TransformerLens hook loop: seconds, ratio and agreement, in one process.
+"""The sweep beside a plain TransformerLens hook loop, in one process: `make bench`.
 
-The contestants take turns on the same weights and tokens: every head and MLP of every layer, zero
-baseline. The loop runs one hooked forward per component at the batch size that suits it best. Run
-with `make bench`; the table goes to benchmarks/RESULTS.md. Nothing else should run meanwhile.
+The contestants take turns on the same weights and tokens, several rounds; medians and ranges are
+reported. Tables go to benchmarks/RESULTS.md after each contest, so that a run that is stopped keeps
+what it measured. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
+from contestants import Timed, hook_loop, matrix_rate, ours, sweep_operations, timed
+from shapes import SHAPES, Shape
 
 from circuit_econ.evaluation import Evaluation
-from circuit_econ.measures import Context, Plan
+from circuit_econ.loading import numbers
+from circuit_econ.measures import Context, Plan, Precision
+from circuit_econ.measures.statistics import estimate
 from circuit_econ.measures.sweep import Variant, sweep
-from circuit_econ.model import Format, Model, Source
+from circuit_econ.measures.value import VALUE, ValueSettings
+from circuit_econ.model import Model, Rounding
 from circuit_econ.model.bridge import boot
 from circuit_econ.model.intervene import Component, components
 from circuit_econ.settings import resolve_device
-from circuit_econ.tables import Kind
 
-ROUNDS = 3
-
-
-def pythia(layers: int, heads: int, width: int) -> dict[str, Any]:
-    """The shape of a Pythia model, real vocabulary."""
-    return {
-        "model_type": "gpt_neox",
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "rotary_pct": 0.25,
-        "max_position_embeddings": 2048,
-        "vocab_size": 50304,
-        "use_parallel_residual": True,
-    }
+RESULTS = Path(__file__).with_name("RESULTS.md")
+POOL = 512
+"""Sequences there are where a precision is asked for."""
 
 
-NATIVE = {"n_ctx": 128, "d_vocab": 256, "normalization_type": "LN", "n_layers": 2}
-SHAPES: dict[str, tuple[Format, dict[str, Any], int, int]] = {
-    # name: (format, configuration, sequences, length)
-    "attention-only, 2 layers": (
-        Format.TRANSFORMER_LENS,
-        {**NATIVE, "d_model": 64, "d_head": 16, "attn_only": True}, 64, 128,
-    ),
-    "quickstart, 2 layers": (
-        Format.TRANSFORMER_LENS,
-        {**NATIVE, "d_model": 64, "d_head": 16, "d_mlp": 256, "act_fn": "gelu"}, 64, 128,
-    ),
-    "pythia-14m": (Format.HUGGING_FACE, pythia(6, 4, 128), 8, 128),
-    "pythia-70m": (Format.HUGGING_FACE, pythia(6, 8, 512), 2, 128),
-}  # fmt: skip
+class Contest:
+    """One shape: weights, tokens, both contestants."""
+
+    def __init__(self, shape: Shape, device: torch.device, rounding: Rounding) -> None:
+        """Draw weights and tokens."""
+        self.shape, self.device = shape, device
+        source = shape.source()
+        self.model = Model.from_source(source, torch.float32, device, rounding)
+        self.bridge = boot(source)
+        if device.type == "cuda":
+            self.bridge.to(device)
+        everything = components(self.model.config, embeddings=False)
+        self.parts = everything[:: shape.every]
+        self.all = len(everything)
+        self.pool = shape.evaluation(POOL)
+        self.plan = Plan.choose(self.model.config, shape.length, device)
+
+    def data(self, sequences: int) -> Evaluation:
+        """The first sequences of the pool."""
+        e = self.pool
+        return Evaluation(e.tokens[:sequences], e.targets[:sequences], e.tokens[-8:])
+
+    def context(self, sequences: int, precision: Precision | None = None) -> Context:
+        """What a sweep is given."""
+        data = self.data(sequences)
+        return Context(self.model, data, 0, ("zero",), self.plan, 0, precision)
+
+    def best_batch(self) -> int:
+        """The batch size at which the hook loop is fastest."""
+        few = self.parts[:: max(1, len(self.parts) // 3)][:3]
+        data = self.data(self.shape.sequences)
+        sizes = [b for b in (1, 2, 4, 8, 16, 32, 64, 128) if b <= self.shape.sequences]
+        return min(sizes, key=lambda b: timed(lambda: hook_loop(self.bridge, data, few, b)).seconds)
 
 
-def random_source(format: Format, config: dict[str, Any]) -> Source:
-    """Random weights of a shape, as its own library draws them."""
-    if format is Format.TRANSFORMER_LENS:
-        model = Model.initialise(config)
-        return Source(format, config, model.to_transformer_lens(), "random")
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    given = {k: v for k, v in config.items() if k != "model_type"}
-    module = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config["model_type"]].from_dict(given))
-    return Source(format, config, dict(module.state_dict()), "random")
-
-
-@torch.no_grad()
-def hook_loop(bridge: Any, data: Evaluation, parts: list[Component], batch: int) -> list[float]:
-    """Values by the plain loop: one hooked forward pass per component."""
-
-    def loss(hooks: list[tuple[str, Callable[..., Any]]]) -> float:
-        total, count = 0.0, 0
-        for tokens, targets in zip(
-            data.tokens.split(batch), data.targets.split(batch), strict=True
-        ):
-            logits = bridge.run_with_hooks(tokens.to(bridge.cfg.device), fwd_hooks=hooks)
-            scored = targets >= 0
-            wanted = targets[scored].to(logits.device)
-            total += float(
-                F.cross_entropy(logits[scored.to(logits.device)], wanted, reduction="sum")
-            )
-            count += int(scored.sum())
-        return total / count
-
-    def silence(head: int | None) -> Callable[..., Any]:
-        def hook(x: torch.Tensor, hook: Any) -> torch.Tensor:
-            x = x.clone()
-            if head is None:
-                x[:] = 0
-            else:
-                x[:, :, head] = 0
-            return x
-
-        return hook
-
-    clean = loss([])
-    values = []
-    for part in parts:
-        name = "attn.hook_z" if part.kind is Kind.HEAD else "hook_mlp_out"
-        values.append(loss([(f"blocks.{part.layer}.{name}", silence(part.head))]) - clean)
-    return values
+def equal_sequences(contest: Contest) -> tuple[list[Timed], list[Timed], list[float], int]:
+    """(a) and (b): the loop, the sweep and the machine's own rate, by turns."""
+    shape, batch = contest.shape, contest.best_batch()
+    data, context = contest.data(shape.sequences), contest.context(shape.sequences)
+    loops, sweeps, rates = [], [], []
+    for _ in range(shape.rounds):
+        loops.append(timed(lambda: hook_loop(contest.bridge, data, contest.parts, batch)))
+        sweeps.append(timed(lambda: ours(context, contest.parts)))
+        rates.append(matrix_rate(contest.device))
+    return loops, sweeps, rates, batch
 
 
-def ours(context: Context, parts: list[Component]) -> list[float]:
-    """Values by the sweep."""
-    result = sweep(context, [Variant((part,), "zero") for part in parts])
-    return (result.difference.sum(1) / result.counts.sum()).tolist()
+def equal_precision(contest: Contest, seconds_per_sequence: float) -> str:
+    """(c): ours to a precision, beside the loop with what its worst component needs.
 
-
-def timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
-    """Seconds and result."""
+    The error asked for is that which the worst component reaches with half of the pool, so that the
+    loop needs 256 sequences; its time is that of (a), taken in proportion.
+    """
+    parts = contest.parts
+    probe = sweep(contest.context(48), [Variant((part,), "zero") for part in parts])
+    errors = [estimate(row, probe.counts).se for row in probe.difference]
+    target = max(errors) * (48 / (POOL / 2)) ** 0.5
+    # The probe told the sizes; what ours costs is measured with a pilot of its own.
+    precision = Precision(absolute=target, relative=0.0)
+    settings = ValueSettings([part.name for part in parts], placebo_draws=0)
+    context = contest.context(POOL, precision)
     began = time.perf_counter()
-    values = work()
-    if torch.cuda.is_available():
+    table = VALUE.run(context, settings)["value"]
+    if contest.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began, values
-
-
-def contest(name: str) -> str:
-    """One row of the table."""
-    format, config, sequences, length = SHAPES[name]
-    device = resolve_device(None)
-    source = random_source(format, config)
-    model = Model.from_source(source, torch.float32, device)
-    bridge = boot(source)
-    if device.type == "cuda":
-        bridge.to(device)
-    parts = components(model.config, embeddings=False)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.config.d_vocab_out, (sequences, length), generator=generator)
-    data = Evaluation(tokens)
-    plan = Plan.choose(model.config, length, device)
-    context = Context(model, data, baselines=("zero",), plan=plan)
-    few = parts[:: max(1, len(parts) // 4)]
-    batch = min(
-        (1, 2, 4, 8, 16, 32, 64), key=lambda b: timed(lambda: hook_loop(bridge, data, few, b))[0]
-    )
-    loops, sweeps, error = [], [], 0.0
-    for _ in range(ROUNDS):
-        seconds, theirs = timed(lambda: hook_loop(bridge, data, parts, batch))
-        loops.append(seconds)
-        seconds, mine = timed(lambda: ours(context, parts))
-        sweeps.append(seconds)
-        error = max(abs(a - b) for a, b in zip(theirs, mine, strict=True))
-    ratios = [a / b for a, b in zip(loops, sweeps, strict=True)]
+    mine = time.perf_counter() - began
+    told = table.filter(table["se"].is_not_null())
+    worst = max(told["sequences"] * (told["se"] / target) ** 2)
+    theirs = seconds_per_sequence * worst
+    used = table["sequences"]
     return (
-        f"| {name} | {len(parts)} | {sequences} × {length} | {statistics.median(loops):.2f} "
-        f"(batch {batch}) | {statistics.median(sweeps):.2f} ({plan.rows} rows) | "
-        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) | {error:.1e} |"
+        f"| {contest.shape.name} | {min(errors) / max(errors):.2f} | {worst:.0f} | "
+        f"{used.median():.0f} ({used.min()}–{used.max()}) | {theirs:.1f} | {mine:.1f} | "
+        f"{theirs / mine:.1f} |"
     )
+
+
+def row(contest: Contest, device: torch.device) -> tuple[str, float]:
+    """One row of the first table, and the loop's seconds per sequence."""
+    shape = contest.shape
+    loops, sweeps, rates, batch = equal_sequences(contest)
+    ratios = [a.seconds / b.seconds for a, b in zip(loops, sweeps, strict=True)]
+    work = sweep_operations(contest.model.config, contest.parts, shape.sequences, shape.length)
+    shares = [work / b.seconds / rate for b, rate in zip(sweeps, rates, strict=True)]
+    error = max(abs(a - b) for a, b in zip(loops[-1].values, sweeps[-1].values, strict=True))
+    loop, mine = (statistics.median(t.seconds for t in ts) for ts in (loops, sweeps))
+    memory = [max(t.memory for t in ts) / 1e6 for ts in (loops, sweeps)]
+    budget = contest.plan.bytes(contest.model.config, shape.length, device, torch.float32) / 1e6
+    text = (
+        f"| {shape.name} | {len(contest.parts)} of {contest.all} | {shape.sequences} × "
+        f"{shape.length} | {loop:.2f} (batch {batch}) | {mine:.2f} | "
+        f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}–{max(ratios):.2f}) | "
+        f"{statistics.median(shares):.0%} | {memory[0]:.0f} | {memory[1]:.0f} of {budget:.0f} | "
+        f"{error:.0e} |"
+    )
+    return text, loop / shape.sequences
+
+
+def growth(device: torch.device) -> list[str]:
+    """How the cost of a sweep grows, on a small shape with a small vocabulary."""
+    fields = {
+        "n_ctx": 1024, "d_vocab": 512, "normalization_type": "LN", "d_model": 128, "d_head": 32,
+        "d_mlp": 512, "act_fn": "gelu",
+    }  # fmt: skip
+
+    def seconds(layers: int, share: float, sequences: int, length: int) -> float:
+        model = Model.initialise({**fields, "n_layers": layers}, device=device)
+        parts: list[Component] = components(model.config, embeddings=False)
+        parts = parts[:: round(1 / share)]
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(512, (sequences, length), generator=generator)
+        plan = Plan.choose(model.config, length, device)
+        context = Context(model, Evaluation(tokens, reference=tokens[:8]), 0, ("zero",), plan)
+        return statistics.median(timed(lambda: ours(context, parts)).seconds for _ in range(3))
+
+    base = seconds(4, 1.0, 32, 128)
+    lines = ["| | ×½ | ×1 | ×2 | ×4 |", "|---|---|---|---|---|"]
+    for name, arguments in {
+        "components": [(4, 0.5, 32, 128), (4, 1.0, 32, 128), None, None],
+        "layers (components with them)": [
+            (2, 1.0, 32, 128), (4, 1.0, 32, 128), (8, 1.0, 32, 128), (16, 1.0, 32, 128),
+        ],
+        "sequences": [(4, 1.0, n, 128) for n in (16, 32, 64, 128)],
+        "length": [(4, 1.0, 32, n) for n in (64, 128, 256, 512)],
+    }.items():  # fmt: skip
+        cells = ["–" if a is None else f"{seconds(*a) / base:.2f}" for a in arguments]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [f"Seconds in units of 4 layers, 20 components, 32 × 128 tokens ({base:.2f} s).", "",
+            *lines]  # fmt: skip
+
+
+def write(sections: Sequence[Sequence[str]]) -> None:
+    """The page so far."""
+    text = "\n\n".join("\n".join(lines) for lines in sections)
+    RESULTS.write_text(text + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Run every contest and write the table."""
+    """Run every contest and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", nargs="*", default=[s.name for s in SHAPES])
+    parser.add_argument("--rounding", type=Rounding, default=Rounding.EXACT)
+    parser.add_argument("--precision-up-to", type=float, default=20e6, metavar="PARAMETERS")
+    given = parser.parse_args()
     device = resolve_device(None)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    lines = [
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    head = [
         "# The sweep beside a plain TransformerLens hook loop",
         "",
-        f"{datetime.date.today()}, {where}, {torch.get_num_threads()} threads, "
-        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}. "
-        f"Random weights, float32, zero baseline; medians of {ROUNDS} interleaved rounds, ratio "
-        "with its range. Ratio: how many times faster the sweep is.",
+        f"{datetime.date.today()}; {where}, {torch.get_num_threads()} threads; Python "
+        f"{platform.python_version()}, torch {torch.__version__}, transformer-lens "
+        f"{_version('transformer-lens')}; products: {given.rounding}. Written by `make bench`.",
+    ]
+    equal = [
+        "## Equal sequences: (a) the loop, (b) the sweep",
         "",
-        "| shape | components | tokens | loop, s | sweep, s | ratio | largest difference, nats |",
+        "The first two were trained here for some seconds (on repeated random tokens, on text); "
+        "the others have random weights and real vocabularies. float32, zero baseline. The loop "
+        "has the batch size that suits it best. Medians of rounds taken by turns, ratios with "
+        "their range. Share: of the machine's own rate for square products of 2048, measured in every "
+        "round. Memory: most MB beyond what was held before, and what the plan allows itself.",
+        "",
+        "| shape | components | tokens | (a), s | (b), s | (a)/(b) | share of rate | (a), MB | "
+        "(b), MB | largest difference, nats |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    precise = [
+        "## Equal precision: (c) the sweep to a standard error",
+        "",
+        f"From a pool of {POOL} sequences, to the error that the worst component has with half of "
+        "them. The loop gives every component the sequences that the worst one needs; its seconds "
+        "are those of the table above in proportion. The sweep's own pilot is part of its time.",
+        "",
+        "| shape | smallest by largest deviation | sequences, loop | sequences, sweep: median | "
+        "(a), s | (c), s | (a)/(c) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in SHAPES:
-        lines.append(contest(name))
-        print(lines[-1], flush=True)
-        # After every contest: a run that is stopped keeps what it measured.
-        results = Path(__file__).with_name("RESULTS.md")
-        results.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sections = [head, equal]
+    with numbers(given.rounding):
+        for shape in SHAPES:
+            if shape.name not in given.shapes:
+                continue
+            contest = Contest(shape, device, given.rounding)
+            text, per_sequence = row(contest, device)
+            equal.append(text)
+            print(text, flush=True)
+            size = sum(t.numel() for t in contest.model.parameters().values())
+            if size <= given.precision_up_to or device.type == "cuda":
+                precise.append(equal_precision(contest, per_sequence))
+                print(precise[-1], flush=True)
+                sections = [head, equal, precise]
+            write(sections)
+        sections.append(["## How the cost grows", "", *growth(device)])
+        write(sections)
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import version
+
+    return version(name)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "CPU"
 
 
 if __name__ == "__main__":

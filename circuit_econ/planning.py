@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +9,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from circuit_econ.calibrating import loading_seconds, rehearse, training_seconds
 from circuit_econ.config import RunConfig
 from circuit_econ.errors import CheckpointError, ConfigurationError
 from circuit_econ.measures import Plan
 from circuit_econ.model import Format, ModelConfig, Source, read_config
+from circuit_econ.model.weights import blank
 from circuit_econ.pipeline import check_fits
 from circuit_econ.runs import evaluation_of, training_of, trajectory_of
 from circuit_econ.settings import Settings
@@ -23,6 +24,11 @@ __all__ = ["Forecast", "forecast", "predict"]
 
 _READING = 500e6
 """Bytes a second that checkpoints are read and hashed at, where nothing better is known."""
+
+_NOWHERE = torch.device("meta")
+
+_WRITING = 0.15
+"""Seconds a checkpoint takes besides: its tables are on disk before the next one begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +43,8 @@ class Forecast:
         passes: Forward passes over the evaluation set per checkpoint, by measure.
         bytes: Of weights to read; None if not known.
         training_steps: Optimiser steps to take first; 0 if none.
-        rate: Floating-point operations a second that this machine was just seen to do.
-        operations: Floating-point operations in all, training included.
+        preparing: Seconds until the first checkpoint is measured, training included.
+        measuring: Seconds per checkpoint, by measure, as rehearsed here.
     """
 
     name: str
@@ -48,13 +54,16 @@ class Forecast:
     passes: dict[str, float]
     bytes: int | None
     training_steps: int
-    rate: float
-    operations: float
+    preparing: float
+    measuring: dict[str, float]
 
     @property
     def seconds(self) -> float:
-        """Time it would take, at the rate of plain matrix products."""
-        return self.operations / self.rate + (self.bytes or 0) / _READING
+        """Time it would take; weights are read while others are measured."""
+        count = len(self.steps)
+        busy = count * (sum(self.measuring.values()) + _WRITING)
+        reading = (self.bytes or 0) / _READING
+        return self.preparing + max(busy, reading) + reading / max(count, 1)
 
 
 def forecast(run: RunConfig) -> Group:
@@ -75,13 +84,17 @@ def forecast(run: RunConfig) -> Group:
         ("cut", f"{found.plan.panel} sequences traced, {found.plan.rows} ablated rows together"),
         *((f"passes, {k}", f"{v:.1f} per checkpoint") for k, v in found.passes.items()),
         ("weights to read", "not known" if found.bytes is None else f"{found.bytes / 1e6:.1f} MB"),
-        ("operations", f"{found.operations:.2e} at {found.rate:.2e} a second here"),
-        ("time", f"about {_duration(found.seconds)}"),
+        *((f"seconds, {k}", f"{v:.2f} per checkpoint") for k, v in found.measuring.items()),
+        ("until the first", _duration(found.preparing)),
+        ("time", f"{_most(run)}{_duration(found.seconds)}"),
         ("out", str(run.out)),
     ]
     for row in rows:
         table.add_row(*map(Text, row))  # Text: square brackets in a name are no markup
-    note = "Passes count the blocks that run: what lies below an ablated component is not repeated."
+    note = (
+        "Times are those of a rehearsal on two layers. Passes count the blocks that run: what lies "
+        "below an ablated component is not repeated."
+    )
     return Group(table, Text(note, style="dim"))
 
 
@@ -103,25 +116,14 @@ def predict(run: RunConfig) -> Forecast:
         m.name: m.passes(config, evaluation, settings.baselines, settings.options[m.name])
         for m in settings.measures
     }
-    per_pass = operations(config, evaluation.length) * len(evaluation.tokens)
-    # A training step is a forward and a backward pass, which costs two.
-    cost = len(steps) * sum(passes.values()) * per_pass
+    plan = settings.plan(config, evaluation.length)
+    parameters = sum(t.numel() for _, t in blank(config, torch.float32, _NOWHERE).named())
+    preparing = loading_seconds(parameters)
     if training:
         batch = run.trajectory["training"].batch
-        cost += 3 * training * batch * operations(config, evaluation.length)
-    rate = _calibrate(config, settings)
-    plan = Plan.choose(config, evaluation.length, settings.device)
-    return Forecast(name, steps, config, plan, passes, size, training, rate, cost)
-
-
-def operations(config: ModelConfig, length: int) -> float:
-    """Floating-point operations of one forward pass over one sequence."""
-    c = config
-    projections = (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head * c.d_model
-    scores = 2 * c.n_heads * c.d_head * length  # both products, on average half masked
-    mlp = (3 if c.gated else 2) * c.d_model * (c.d_mlp or 0)
-    per_token = c.n_layers * (projections + scores + mlp) + c.d_model * c.d_vocab_out
-    return 2.0 * per_token * length
+        preparing += training_seconds(config, batch, evaluation.length, training, settings.device)
+    measuring = rehearse(config, evaluation, settings)
+    return Forecast(name, steps, config, plan, passes, size, training, preparing, measuring)
 
 
 def _trajectory(run: RunConfig) -> tuple[str, tuple[int, ...], Source, int | None, int]:
@@ -145,21 +147,8 @@ def _trajectory(run: RunConfig) -> tuple[str, tuple[int, ...], Source, int | Non
     return trajectory.name, trajectory.steps, source, total, 0
 
 
-def _calibrate(config: ModelConfig, settings: Settings) -> float:
-    """Operations a second of products of the model's own shapes, over about a second."""
-    place, dtype = settings.device, settings.dtype
-    inner = config.d_mlp or config.n_heads * config.d_head
-    rows = torch.randn(1024, config.d_model, device=place, dtype=dtype)
-    weight = torch.randn(config.d_model, inner, device=place, dtype=dtype)
-    product, done, began = rows, 0, time.perf_counter()
-    while time.perf_counter() - began < 0.5:
-        for _ in range(8):
-            product = rows @ weight
-        done += 8
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-    del product
-    return done * 2.0 * rows.numel() * inner / (time.perf_counter() - began)
+def _most(run: RunConfig) -> str:
+    return "about " if run.precision is None else "at most "
 
 
 def _shown(steps: tuple[int, ...]) -> str:

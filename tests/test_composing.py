@@ -19,7 +19,10 @@ def run(
         yield made
 
 
-ROOT_KEYS = "study, measure, baselines, seed, dtype, precision, out, trajectory, evaluation, device, measures"
+ROOT_KEYS = (
+    "study, measure, baselines, seed, dtype, precision, out, trajectory, evaluation, device, "
+    "measures"
+)
 
 WRONG = {
     # Names.

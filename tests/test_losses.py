@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from circuit_econ.model import losses as room
 from circuit_econ.model.losses import negative_log_likelihoods
-from circuit_econ.model.products import Rounding, Products, round_tf32
+from circuit_econ.model.products import Products, Rounding, round_tf32
 
 
 def problem(

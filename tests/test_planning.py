@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import zoo
 from commands import SAVED, SMALL, TEXT, WALK, Terminal, contents, shown, terminal
 
+from circuit_econ.calibrating import rehearse
 from circuit_econ.composing import Request, compose
-from circuit_econ.model import ModelConfig, Source, read_config
+from circuit_econ.evaluation import Evaluation
+from circuit_econ.model import Model, Source, read_config
 from circuit_econ.model.source import Format
-from circuit_econ.planning import operations, predict
+from circuit_econ.model.weights import blank
+from circuit_econ.planning import predict
+from circuit_econ.settings import Settings
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def test_a_plan_names_checkpoints_and_passes_loads_no_weights_and_writes_nothing
     assert "training first no" in text
     assert "passes, attention 1.0 per checkpoint" in text
     assert f"weights to read {size / 1e6:.1f} MB" in text
-    assert "time about 1 s" in text and "out done" in text
+    assert "time about" in text and "seconds, value" in text and "out done" in text
     assert contents(run.folder) == before
 
 
@@ -82,26 +88,45 @@ def test_a_plan_refuses_what_a_walk_could_not_do(run: Terminal, override: str, r
     assert answer.reason.startswith(reason)
 
 
-def test_passes_and_operations_are_those_of_the_measures(run: Terminal) -> None:
+def test_passes_are_those_of_the_measures_and_so_are_seconds(run: Terminal) -> None:
     # Two heads and an MLP of one layer: with the clean pass, and the same again for two baselines.
-    (config,) = compose(Request((*WALK, "out=done", "measures.value.placebo_draws=0")))
-    (both,) = compose(
-        Request((*WALK, "out=done", "measures.value.placebo_draws=0", "baselines=[mean,zero]"))
-    )
+    overrides = (*WALK, "out=done", "measures.value.placebo_draws=0")
+    (config,) = compose(Request(overrides))
+    (both,) = compose(Request((*overrides, "baselines=[mean,zero]")))
     one, two = predict(config), predict(both)
     assert one.steps == (0, 1, 4) and one.training_steps == 0
-    assert set(one.passes) == {"value"} and one.passes["value"] < two.passes["value"]
-    per_pass = operations(one.config, 12) * 5
-    assert one.operations == pytest.approx(3 * one.passes["value"] * per_pass)
-    assert one.seconds > 0
+    # Above a head half a layer is left, above its MLP none.
+    assert one.passes == {"value": 2 + 0.5 + 0.5 + 0} and two.passes == {"value": 2 + 2 * 1.0}
+    assert set(one.measuring) == {"value"} and one.measuring["value"] > 0
+    assert one.seconds > one.preparing + 3 * one.measuring["value"]
 
 
-def test_operations_of_a_pass_are_counted_by_hand() -> None:
+def test_a_precision_makes_the_time_a_bound(run: Terminal) -> None:
+    text = shown(run("plan", *SAVED, *TEXT, *SMALL, "precision={absolute:0.1}"))
+    assert "time at most" in text
+
+
+@pytest.mark.parametrize("case", zoo.CASES, ids=lambda c: c.name)
+def test_blank_weights_have_the_shapes_of_the_model(case: zoo.Case) -> None:
+    source = case.source(0)
+    config = read_config(source)
+    real = Model.from_source(source).weights
+    made = blank(config, torch.float32, torch.device("meta"))
+    assert {n: t.shape for n, t in made.named()} == {n: t.shape for n, t in real.named()}
+    assert (made.unembed is made.embed) == (real.unembed is real.embed)
+
+
+def test_a_rehearsal_tells_what_depends_on_what(run: Terminal) -> None:
+    """The whole is rehearsed on two layers: four cost twice of them, and sequences add up."""
     fields = {
-        "n_layers": 3, "n_heads": 2, "d_head": 4, "d_model": 8, "d_mlp": 12, "n_ctx": 16,
-        "d_vocab": 10, "act_fn": "relu",
+        "n_layers": 8, "n_heads": 4, "d_head": 16, "d_model": 64, "d_mlp": 256, "n_ctx": 64,
+        "d_vocab": 64, "act_fn": "gelu",
     }  # fmt: skip
-    config: ModelConfig = read_config(Source(Format.TRANSFORMER_LENS, fields, {}, "by hand"))
-    weights = 3 * (4 * 8 * 8 + 2 * 8 * 12) + 8 * 10
-    scores = 3 * 2 * (2 * 4) * 5  # per layer and head: q·k and the mix, over five positions
-    assert operations(config, 5) == 2 * 5 * (weights + scores)
+    deep = read_config(Source(Format.TRANSFORMER_LENS, fields, {}, "eight layers"))
+    flat = read_config(Source(Format.TRANSFORMER_LENS, {**fields, "n_layers": 2}, {}, "two"))
+    tokens = torch.zeros(32, 64, dtype=torch.int64)
+    settings = Settings.make(["value", "capacity"], ["zero"], 0, "float32", "cpu", None)
+    much, little = (rehearse(c, Evaluation(tokens), settings) for c in (deep, flat))
+    # Four times the components, each with about four times the layers above it.
+    assert 6 < much["value"] / little["value"] < 40
+    assert 2 < much["capacity"] / little["capacity"] < 8

@@ -55,6 +55,8 @@ class Measure:
         tables: Tables it writes, all of them at every checkpoint.
         run: From a context and settings to those tables.
         passes: How many forward passes over the evaluation set it takes: for planning.
+        growth: What its seconds at a checkpoint are proportional to, in the size of the model; its
+            number of layers by default. For planning.
         check: Raises a :class:`~circuit_econ.errors.ConfigurationError` if the settings do not go
             with a model.
     """
@@ -64,4 +66,5 @@ class Measure:
     tables: tuple[str, ...]
     run: Callable[[Context, Any], Mapping[str, pl.DataFrame]]
     passes: Callable[[ModelConfig, Evaluation, tuple[str, ...], Any], float]
+    growth: Callable[[ModelConfig, Any], float] = lambda config, _settings: config.n_layers
     check: Callable[[ModelConfig, Any], None] = lambda _config, _settings: None

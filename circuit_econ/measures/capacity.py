@@ -12,7 +12,7 @@ from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.capacity_stream import StreamMoments, measure_stream
 from circuit_econ.measures.directions import direction_shares, ov_write_vectors
 from circuit_econ.measures.ranks import effective_rank, product_spectrum, spectrum, stable_rank
-from circuit_econ.model import Model
+from circuit_econ.model import Model, ModelConfig
 from circuit_econ.tables import (
     Currency,
     Kind,
@@ -165,4 +165,10 @@ def _direction_rows(model: Model, moments: StreamMoments) -> Iterator[Row]:
             yield mlp_name(i), Currency.DIRECTIONS, _LAYER, amount
 
 
-CAPACITY = Measure("capacity", CapacitySettings, ("capacity",), run, lambda *_: 3.0)
+def _growth(config: ModelConfig, settings: CapacitySettings) -> float:
+    """Every layer that wrote is looked at in every place behind it."""
+    places = (config.n_layers + 1) / 2 if settings.every_layer else 1
+    return float(config.n_layers * places)
+
+
+CAPACITY = Measure("capacity", CapacitySettings, ("capacity",), run, lambda *_: 3.0, growth=_growth)

@@ -23,9 +23,9 @@ PANEL = 32
 FREE_SHARE = 0.5
 """Share of what is free that a walk may use, unless told otherwise."""
 
-# Tokens of a chunk: on a CPU 4 MiB of activations and no fewer than matrix products need to run at
+# Tokens of a chunk: on a CPU 16 MiB of activations and no fewer than matrix products need to run at
 # full rate; on a GPU enough to fill it.
-_CACHE, _FEWEST, _GPU_TOKENS = 4 << 20, 512, 1 << 15
+_CACHE, _FEWEST, _GPU_TOKENS = 16 << 20, 1024, 1 << 15
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from circuit_econ.measures.statistics import Estimate, estimate
 from circuit_econ.measures.sweep import Sweep, Variant
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import Component, components, parse_component
-from circuit_econ.tables import make_table, set_name
+from circuit_econ.tables import Kind, make_table, set_name
 
-__all__ = ["VALUE", "ValueSettings"]
+__all__ = ["VALUE", "ValueSettings", "depths"]
 
 
 @dataclass
@@ -153,17 +153,32 @@ def _number(x: float) -> float | None:
     return None if math.isnan(x) else x
 
 
+def depths(
+    config: ModelConfig, evaluation: Evaluation, baselines: tuple[str, ...], settings: ValueSettings
+) -> list[float]:
+    """For every variant, placebos included, how many layers run above the place where it starts."""
+    groups = math.ceil(len(evaluation.tokens) / GROUP)
+    draws = math.ceil(settings.placebo_draws / groups)
+    found = []
+    for parts in _chosen(config, settings):
+        above = max(_layers_above(part, config) for part in parts)
+        found += [above] * (len(baselines) * (1 + (draws if len(parts) == 1 else 0)))
+    return found
+
+
+def _layers_above(part: Component, config: ModelConfig) -> float:
+    if part.layer is None:
+        return float(config.n_layers)
+    between = part.kind is Kind.HEAD and not config.parallel and config.d_mlp is not None
+    return config.n_layers - 1 - part.layer + 0.5 * between
+
+
 def passes(
     config: ModelConfig, evaluation: Evaluation, baselines: tuple[str, ...], settings: ValueSettings
 ) -> float:
     """Forward passes over the evaluation set, blocks below the ablated one not counted."""
-    draws = math.ceil(settings.placebo_draws / math.ceil(len(evaluation.tokens) / GROUP))
-    total = 2.0  # the clean pass and the reference
-    for parts in _chosen(config, settings):
-        first = min(-1 if p.layer is None else p.layer for p in parts)
-        runs = 1 + (draws if len(parts) == 1 else 0)
-        total += len(baselines) * runs * (config.n_layers - max(first, 0)) / config.n_layers
-    return total
+    variants = depths(config, evaluation, baselines, settings)
+    return 2.0 + sum(variants) / config.n_layers  # with the clean pass and the reference
 
 
 def check(config: ModelConfig, settings: ValueSettings) -> None:
@@ -171,4 +186,4 @@ def check(config: ModelConfig, settings: ValueSettings) -> None:
     _chosen(config, settings)
 
 
-VALUE = Measure("value", ValueSettings, ("value",), run, passes, check)
+VALUE = Measure("value", ValueSettings, ("value",), run, passes, check=check)

@@ -53,8 +53,8 @@ class Products:
         """Scaled-dot-product attention, in the dtype of ``q``."""
         if self.rounding is Rounding.EXACT:
             return F.scaled_dot_product_attention(q, k, v, **options)
-        low = (self._round(x) for x in (q, k, v))
-        return F.scaled_dot_product_attention(*low, **options).to(q.dtype)
+        low_q, low_k, low_v = (self._round(x) for x in (q, k, v))
+        return F.scaled_dot_product_attention(low_q, low_k, low_v, **options).to(q.dtype)
 
     def _round(self, x: Tensor) -> Tensor:
         if self.rounding is Rounding.BFLOAT16:

@@ -1,6 +1,7 @@
 """Canonical weights: every architecture's tensors in one arrangement, read by one mapping each."""
 
+from circuit_econ.model.weights.blank import blank
 from circuit_econ.model.weights.canonical import LayerWeights, Weights
 from circuit_econ.model.weights.reading import Inventory, inventory, read_weights
 
-__all__ = ["Inventory", "LayerWeights", "Weights", "inventory", "read_weights"]
+__all__ = ["Inventory", "LayerWeights", "Weights", "blank", "inventory", "read_weights"]
