@@ -28,6 +28,7 @@ class Shape:
         sequences: Sequences of an equal contest.
         length: Tokens of a sequence.
         every: Every so-manieth component is measured, spread evenly over the layers.
+        pool: Sequences there are where a precision is asked for.
         rounds: How often the contestants take turns.
         trained: On what it is trained first, ``config`` being that of the training: kind and
             settings of an evaluation set. Random weights if None.
@@ -40,6 +41,7 @@ class Shape:
     length: int = 128
     every: int = 1
     rounds: int = 5
+    pool: int = 512
     trained: tuple[str, dict[str, Any]] | None = None
 
     def source(self) -> Source:
@@ -100,11 +102,17 @@ _INDUCTION = {"name": "induction"}
 _HF, _TL = Format.HUGGING_FACE, Format.TRANSFORMER_LENS
 
 SHAPES = (
-    Shape("attention-only, 2 layers", _TL, _ATTENTION_ONLY, 128, 48, trained=("task", _INDUCTION)),
-    Shape("2 layers with MLPs", _TL, _SMALL, 128, 96, trained=("embedded", {"length": 96})),
+    Shape(
+        "attention-only, 2 layers", _TL, _ATTENTION_ONLY, 128, 48,
+        pool=4096, trained=("task", _INDUCTION),
+    ),
+    Shape(
+        "2 layers with MLPs", _TL, _SMALL, 128, 96,
+        pool=1600, trained=("embedded", {"length": 96}),
+    ),
     Shape("pythia-14m", _HF, pythia(6, 4, 128), 8),
     Shape("pythia-70m", _HF, pythia(6, 8, 512), 8, every=3, rounds=3),
     Shape("Llama, 8 layers, 52M", _HF, _LLAMA, 8, every=4, rounds=3),
     Shape("pythia-160m", _HF, pythia(12, 12, 768), 8, every=13, rounds=3),
     Shape("pythia-410m", _HF, pythia(24, 16, 1024), 8, every=51, rounds=2),
-)
+)  # fmt: skip

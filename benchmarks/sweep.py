@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from contestants import Timed, hook_loop, matrix_rate, ours, sweep_operations, timed
 from shapes import SHAPES, Shape
+from words import EQUAL, PRECISE
 
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.loading import numbers
@@ -31,8 +32,6 @@ from circuit_econ.model.intervene import Component, components
 from circuit_econ.settings import resolve_device
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-POOL = 512
-"""Sequences there are where a precision is asked for."""
 
 
 class Contest:
@@ -49,7 +48,7 @@ class Contest:
         everything = components(self.model.config, embeddings=False)
         self.parts = everything[:: shape.every]
         self.all = len(everything)
-        self.pool = shape.evaluation(POOL)
+        self.pool = shape.evaluation(shape.pool)
         self.plan = Plan.choose(self.model.config, shape.length, device)
 
     def data(self, sequences: int) -> Evaluation:
@@ -85,17 +84,17 @@ def equal_sequences(contest: Contest) -> tuple[list[Timed], list[Timed], list[fl
 def equal_precision(contest: Contest, seconds_per_sequence: float) -> str:
     """(c): ours to a precision, beside the loop with what its worst component needs.
 
-    The error asked for is that which the worst component reaches with half of the pool, so that the
-    loop needs 256 sequences; its time is that of (a), taken in proportion.
+    The error asked for is that which the worst component reaches with half of the pool. The loop's
+    time is that of (a), taken in proportion.
     """
-    parts = contest.parts
+    parts, shape = contest.parts, contest.shape
     probe = sweep(contest.context(48), [Variant((part,), "zero") for part in parts])
     errors = [estimate(row, probe.counts).se for row in probe.difference]
-    target = max(errors) * (48 / (POOL / 2)) ** 0.5
+    target = max(errors) * (96 / shape.pool) ** 0.5
     # The probe told the sizes; what ours costs is measured with a pilot of its own.
     precision = Precision(absolute=target, relative=0.0)
     settings = ValueSettings([part.name for part in parts], placebo_draws=0)
-    context = contest.context(POOL, precision)
+    context = contest.context(shape.pool, precision)
     began = time.perf_counter()
     table = VALUE.run(context, settings)["value"]
     if contest.device.type == "cuda":
@@ -106,7 +105,7 @@ def equal_precision(contest: Contest, seconds_per_sequence: float) -> str:
     theirs = seconds_per_sequence * worst
     used = table["sequences"]
     return (
-        f"| {contest.shape.name} | {min(errors) / max(errors):.2f} | {worst:.0f} | "
+        f"| {shape.name} | {shape.pool} | {min(errors) / max(errors):.2f} | {worst:.0f} | "
         f"{used.median():.0f} ({used.min()}–{used.max()}) | {theirs:.1f} | {mine:.1f} | "
         f"{theirs / mine:.1f} |"
     )
@@ -188,30 +187,7 @@ def main() -> None:
         f"{platform.python_version()}, torch {torch.__version__}, transformer-lens "
         f"{_version('transformer-lens')}; products: {given.rounding}. Written by `make bench`.",
     ]
-    equal = [
-        "## Equal sequences: (a) the loop, (b) the sweep",
-        "",
-        "The first two were trained here for some seconds (on repeated random tokens, on text); "
-        "the others have random weights and real vocabularies. float32, zero baseline. The loop "
-        "has the batch size that suits it best. Medians of rounds taken by turns, ratios with "
-        "their range. Share: of the machine's own rate for square products of 2048, measured in every "
-        "round. Memory: most MB beyond what was held before, and what the plan allows itself.",
-        "",
-        "| shape | components | tokens | (a), s | (b), s | (a)/(b) | share of rate | (a), MB | "
-        "(b), MB | largest difference, nats |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    precise = [
-        "## Equal precision: (c) the sweep to a standard error",
-        "",
-        f"From a pool of {POOL} sequences, to the error that the worst component has with half of "
-        "them. The loop gives every component the sequences that the worst one needs; its seconds "
-        "are those of the table above in proportion. The sweep's own pilot is part of its time.",
-        "",
-        "| shape | smallest by largest deviation | sequences, loop | sequences, sweep: median | "
-        "(a), s | (c), s | (a)/(c) |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    equal, precise = [EQUAL], [PRECISE]
     sections = [head, equal]
     with numbers(given.rounding):
         for shape in SHAPES:

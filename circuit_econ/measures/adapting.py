@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from circuit_econ.measures.precision import PILOT, Precision, first_guess, next_guess
 from circuit_econ.measures.statistics import Estimate, estimate
@@ -50,10 +51,9 @@ def adapt(
     wanted = {n: first_guess(_estimate(sweep, n, slice(0, begin)), precision) for n in numbers}
     while wanted:
         goal = {n: _panel_of(sweep, begin, units, reached[n]) for n, units in wanted.items()}
-        for panel in range(min(reached[n] for n in goal), max(goal.values())):
-            open_here = [n for n in goal if reached[n] <= panel < goal[n]]
-            if open_here:
-                sweep.run(range(panel, panel + 1), open_here)
+        cuts = sorted({*(reached[n] for n in goal), *goal.values()})
+        for first, last in pairwise(cuts):
+            sweep.run(range(first, last), [n for n in goal if reached[n] <= first < goal[n]])
         reached |= goal
         asked = {
             n: next_guess(_estimate(sweep, n, slice(begin, _end(sweep, reached[n]))), precision)

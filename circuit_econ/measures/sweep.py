@@ -125,6 +125,7 @@ class Sweep:
         device = self.context.model.device
         self.clean = torch.full((len(self.order),), torch.nan, dtype=torch.float64)
         self.difference = self.clean.repeat(len(self.variants), 1)
+        self._clean = self.clean.to(device, copy=True)
         self._losses = self.difference.to(device, copy=True)
         self._moved = torch.ones(self.difference.shape, dtype=torch.bool, device=device)
 
@@ -146,11 +147,15 @@ class Sweep:
     @torch.no_grad()
     def run(self, panels: range, numbers: Sequence[int]) -> None:
         """Measure some variants, by number, on some panels."""
-        model, plan = self.context.model, self.context.plan
+        model, limit = self.context.model, self.context.plan.rows
         ordered = sorted(numbers, key=lambda v: (self.variants[v].start(model), v))
         with Workers(model.device) as workers:
             for panel in panels:
-                self._run_panel(_Panel(self, panel), ordered, workers, plan.rows)
+                # The clean pass of the next panel goes on while chunks of this one still run.
+                self._run_panel(_Panel(self, panel), ordered, workers, limit)
+            workers.finish()
+        if len(panels):
+            self._settle(slice(self.panels[panels[0]][0], self.panels[panels[-1]][1]), ordered)
 
     def _run_panel(
         self, panel: _Panel, numbers: Sequence[int], workers: Workers, limit: int
@@ -166,9 +171,17 @@ class Sweep:
             rows += piece.length
         if waiting:
             workers.submit(panel.run, waiting)
-        workers.finish()
-        panel.settle(numbers)
         self.context.progress(panel.done(0, 1, after=True))
+
+    def _settle(self, columns: slice, numbers: Sequence[int]) -> None:
+        """From losses to differences."""
+        which = torch.tensor(numbers, dtype=torch.int64, device=self._losses.device)
+        losses, moved = self._losses[which, columns], self._moved[which, columns]
+        clean = self._clean[columns]
+        # Where nothing moved the loss is the clean one, whatever rounding made of it.
+        found = torch.where(moved, losses - clean, 0.0)
+        self.difference[which.cpu(), columns] = found.cpu()
+        self.clean[columns] = clean.cpu()
 
 
 class _Panel:
@@ -189,7 +202,6 @@ class _Panel:
                 send(sweep.donor_of[self.columns], self.model.device)
             ]
         self.later: Trace | None = None
-        self.final: Tensor | None = None
 
     def pieces(self, numbers: Sequence[int], limit: int) -> Iterator[_Piece]:
         """The clean pass upward; at each place the variants that start there, cut into rows."""
@@ -217,7 +229,8 @@ class _Panel:
                 donors = Trace()
                 theirs = model.run(theirs, 2 * number, trace=donors, until=2 * number + 2)
             yield (2 * number + 1, 2 * number + 2), _Layer(trace, donors)
-        self.final = stream
+        everyone = [slice(0, len(self.tokens))]
+        self.sweep._clean[self.columns] = self.scoring.losses(model, stream, everyone)
 
     def _foresee(self, numbers: Sequence[int]) -> None:
         """Donors' outputs that sets will need at layers the pass has not reached."""
@@ -262,18 +275,6 @@ class _Panel:
         losses = self.scoring.losses(model, final, [p.rows for p in pieces])
         for piece, found in zip(pieces, losses.split([p.length for p in pieces]), strict=True):
             sweep._losses[piece.number, self._columns(piece)] = found
-
-    def settle(self, numbers: Sequence[int]) -> None:
-        """From losses to differences, once the clean pass has reached the top."""
-        sweep, columns, size = self.sweep, self.columns, len(self.tokens)
-        assert self.final is not None
-        clean = self.scoring.losses(self.model, self.final, [slice(0, size)])
-        sweep.clean[columns] = clean.cpu()
-        which = torch.tensor(numbers, dtype=torch.int64, device=self.model.device)
-        losses, moved = sweep._losses[which, columns], sweep._moved[which, columns]
-        # Where nothing moved the loss is the clean one, whatever rounding made of it.
-        found = torch.where(moved, losses - clean, 0.0)
-        sweep.difference[which.cpu(), columns] = found.cpu()
 
     def done(self, rows: int, variants: int, *, after: bool = False) -> float:
         """Share of the panels that is done."""

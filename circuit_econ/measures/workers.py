@@ -44,9 +44,11 @@ class Workers:
             self.pending.popleft().result()
 
     def __enter__(self) -> Workers:
-        """Start the threads."""
+        """Start the threads; until the end torch uses one thread for each."""
         if self.count > 1:
             self.pool = ThreadPoolExecutor(self.count, "sweep", lambda: torch.set_num_threads(1))
+            # Whoever hands out the work computes, too: teams of threads would wait for each other.
+            torch.set_num_threads(1)
         return self
 
     def __exit__(
@@ -59,5 +61,4 @@ class Workers:
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
             self.pool = None
-            # A worker's setting is also what threads born later begin with.
             torch.set_num_threads(self.threads)
