@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         LedgerError,
     )
     from circuit_econ.evaluation import Evaluation
+    from circuit_econ.graph import composition_graph, export
     from circuit_econ.ledger import Ledger, open_ledger
     from circuit_econ.measures.attention import AttentionSettings
     from circuit_econ.measures.capacity import CapacitySettings
@@ -45,7 +46,9 @@ __all__ = [
     "TrainingConfig",
     "Trajectory",
     "ValueSettings",
+    "composition_graph",
     "every",
+    "export",
     "log_steps",
     "measure",
     "open_ledger",
@@ -63,6 +66,7 @@ _HOMES = {
         "LedgerError",
     ),
     "circuit_econ.evaluation": ("Evaluation",),
+    "circuit_econ.graph": ("composition_graph", "export"),
     "circuit_econ.ledger": ("Ledger", "open_ledger"),
     "circuit_econ.measures.attention": ("AttentionSettings",),
     "circuit_econ.measures.capacity": ("CapacitySettings",),

@@ -26,6 +26,7 @@ _HELP = """circuit-econ: what every circuit of a transformer earns, and what it 
   circuit-econ plan [overrides]         what a walk would do and cost; loads no weights
   circuit-econ audit TRAJECTORY         integrity of the checkpoints of a run
   circuit-econ report RUN [RUN ...]     (re)build the page from a ledger; several runs are compared
+  circuit-econ export RUN               the composition graph for other tools: --format F
 
 Add --help to a verb for its options. Exit codes: 0 done; 1 finished, but something could not be
 measured or is defective; 2 wrong usage or configuration.
@@ -40,7 +41,7 @@ Overrides are key=value. The groups and their choices:
   device=           auto, cpu, cuda
 The keys:
   trajectory.path=FOLDER   trajectory.steps=[0,1000] | log:20 | every:5 | 0:1000:100 | last
-  measure=[value,attention,capacity]     settings: measures.<name>.<key>=
+  measure=[value,attention,capacity,income]   settings: measures.<name>.<key>=
   baselines=[mean,mean-position,zero,resample]
   precision={{absolute:0.002,relative:0.05}}   each component gets the sequences it needs
   seed=0   dtype=float32 | float64 | tf32 | bfloat16   device.memory=GB   out=FOLDER
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": _plan,
         "audit": _audit,
         "report": _report,
+        "export": _export,
     }
     if not given or given[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
@@ -196,6 +198,53 @@ def _report(arguments: list[str]) -> int:
     # A comparison must not take the place of the first run's own page.
     name = "report.html" if len(ledgers) == 1 else "comparison.html"
     print(write_page(ledgers, given.output or ledgers[0].path / name))
+    return DONE
+
+
+def _export(arguments: list[str]) -> int:
+    parser = _Parser("circuit-econ export", "Write the composition graph for other tools.")
+    parser.add_argument("run", metavar="RUN", help="folder of a walk: its out")
+    parser.add_argument(
+        "--format",
+        metavar="F",
+        help="graphml gexf cytoscape eap-ig neuronpedia dot json csv (default: by the suffix of "
+        "--output)",
+    )
+    parser.add_argument(
+        "--step",
+        default="last",
+        metavar="S",
+        help="a checkpoint, or all: a timeline in gexf, else a folder (default: the last)",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="file or folder (default: graph-S.F in RUN; a folder for all)"
+    )
+    parser.add_argument("--baseline", metavar="B", help="default: the run's first")
+    parser.add_argument(
+        "--minimum",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="leave out edges of a smaller absolute flow, in nats",
+    )
+    given = parser.parse_args(arguments)
+    if given.format is None and given.output is None:
+        parser.error("name a --format, or an --output whose suffix says it")
+    if given.step not in ("last", "all") and not given.step.isdecimal():
+        parser.error(f"--step is a number, last or all, not {given.step!r}")
+    from circuit_econ.graph import composition_graph, default_output, export, graph_steps
+    from circuit_econ.ledger import open_ledger
+
+    ledger = open_ledger(given.run)
+    known = graph_steps(ledger)
+    if given.step == "all":
+        name, chosen = "all", [composition_graph(ledger, step, given.baseline) for step in known]
+    else:
+        name = known[-1] if given.step == "last" else int(given.step)
+        chosen = composition_graph(ledger, name, given.baseline)
+    output = given.output or ledger.path / default_output(str(given.format), name)
+    for file in export(chosen, output, given.format, given.minimum):
+        print(file)
     return DONE
 
 

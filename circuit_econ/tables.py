@@ -87,6 +87,78 @@ TABLES: Final[dict[str, pl.Schema]] = {
     ),
     "capacity": pl.Schema({"step": _I, "component": _S, "currency": _S, "place": _S, "amount": _F}),
     "attention": pl.Schema({"step": _I, "component": _S, "quantity": _S, "amount": _F}),
+    "income": pl.Schema(
+        # Nats per scored position; ``se`` is null where it cannot be estimated.
+        {"step": _I, "component": _S, "baseline": _S, "income": _F, "se": _F}
+    ),
+    "income_stages": pl.Schema(
+        # Stage 1 is sold to the logits, stage 2 to what sells to the logits, and so on.
+        {"step": _I, "component": _S, "baseline": _S, "stage": _I, "income": _F}
+    ),
+    "income_gap": pl.Schema(
+        # ``gap`` is the sum of incomes less the product. An ablated loss above that of the
+        # unigram frequencies flags the baseline's economy.
+        {
+            "step": _I,
+            "baseline": _S,
+            "nodes": _I,
+            "product": _F,
+            "gap": _F,
+            "component_error": _F,
+            "ablated_loss": _F,
+            "unigram_loss": _F,
+        }
+    ),
+    "flows": pl.Schema(
+        # Income is signal + crowding over all buyers; ``se`` is that of their sum.
+        {
+            "step": _I,
+            "supplier": _S,
+            "buyer": _S,
+            "port": _S,
+            "baseline": _S,
+            "signal": _F,
+            "crowding": _F,
+            "se": _F,
+        }
+    ),
+    "direct": pl.Schema(
+        # Direct and mediated value and the interaction add to the value; nats per scored position.
+        {
+            "step": _I,
+            "component": _S,
+            "baseline": _S,
+            "direct": _F,
+            "mediated": _F,
+            "interaction": _F,
+            "se": _F,
+        }
+    ),
+    "edges": pl.Schema(
+        {
+            "step": _I,
+            "supplier": _S,
+            "buyer": _S,
+            "port": _S,
+            "baseline": _S,
+            "effect": _F,  # nats per scored position; positive = useful
+            "se": _F,
+        }
+    ),
+    "composition": pl.Schema(
+        {"step": _I, "supplier": _S, "buyer": _S, "port": _S, "score": _F}  # static: no baseline
+    ),
+    "prices": pl.Schema(
+        {
+            "step": _I,
+            "buyer": _S,
+            "port": _S,
+            "baseline": _S,
+            "node": _I,
+            "alpha": _F,
+            "price": _F,  # S(x̃), nats per scored position, at this dial
+        }
+    ),
 }
 """Columns of every table, in order. Amounts are Float64, steps Int64, names String."""
 

@@ -15,7 +15,7 @@ import zoo
 from safetensors.torch import save_file
 
 import circuit_econ as ce
-from circuit_econ.measures import Plan
+from circuit_econ.measures import MEASURES, Plan
 from circuit_econ.measures.value import VALUE
 from circuit_econ.model import Model, Source
 from circuit_econ.tables import TABLES
@@ -53,9 +53,11 @@ def parts(out: Path) -> dict[str, float]:
 
 
 def test_a_walk_writes_every_table_at_every_step(run: Path, tmp_path: Path) -> None:
-    ledger = walk(run, tmp_path / "out", measures=["value", "attention", "capacity"])
-    assert set(ledger.tables) == set(TABLES)
-    for table in ("value", "attention", "capacity", "tensors", "checkpoints", "audit"):
+    ledger = walk(run, tmp_path / "out", measures=list(MEASURES))
+    written = [table for measure in MEASURES.values() for table in measure.tables]
+    assert set(ledger.tables) == {*written, "components", "tensors", "checkpoints", "audit"}
+    assert set(ledger.tables) <= set(TABLES)
+    for table in (*written, "tensors", "checkpoints", "audit"):
         frame = ledger.table(table).collect()
         assert frame.schema == TABLES[table]
         assert ledger.steps(table) == list(STEPS)
