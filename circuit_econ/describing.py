@@ -18,6 +18,9 @@ from circuit_econ.trajectory import Trajectory
 
 __all__ = ["describe", "device_name", "notes"]
 
+_FEW = 32
+"""Reference sequences below which a reader is reminded that baselines are a sample, too."""
+
 _VERSIONED = ("circuit_econ", "torch", "transformer-lens", "transformers", "polars", "safetensors")
 
 
@@ -82,6 +85,11 @@ def notes(evaluation: Evaluation, config: ModelConfig) -> list[str]:
         )
     if evaluation.reference is None:
         found.append("Baselines are taken from the evaluation sequences themselves.")
+    elif len(evaluation.reference) < _FEW:
+        found.append(
+            f"Baselines rest on {len(evaluation.reference)} reference sequences: values and their "
+            "errors are given these, and other references would give others."
+        )
     if len(evaluation.tokens) == 1:
         found.append("A single sequence: standard errors cannot be estimated.")
     elif evaluation.clusters is not None and len(evaluation.clusters.unique()) == 1:

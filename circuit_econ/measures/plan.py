@@ -118,7 +118,9 @@ def budget(device: torch.device) -> float:
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device; on a CPU what the machine, or its container, has left."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch keeps for later is free, too.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     free = psutil.virtual_memory().available
     limit, used = (Path("/sys/fs/cgroup") / f"memory.{n}" for n in ("max", "current"))
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():

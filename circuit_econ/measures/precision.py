@@ -66,7 +66,7 @@ class Precision:
         for name in given:
             if name not in known:
                 raise unknown("key", f"precision.{name}", [f"precision.{k}" for k in known])
-        return cls(**given)
+        return cls(**{name: float(value) for name, value in given.items()})
 
     def target(self, value: float) -> float:
         """The standard error asked for at a value."""

@@ -1,0 +1,67 @@
+"""Peak memory of a sweep against what it was allowed, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import json, resource, sys, torch
+from circuit_econ.evaluation import Evaluation
+from circuit_econ.measures import Context, Plan
+from circuit_econ.measures.sweep import Variant, sweep
+from circuit_econ.model import Format, Model, Source, read_config
+from circuit_econ.model.intervene import components
+from circuit_econ.model.weights import blank
+
+layers, allowed = int(sys.argv[1]), float(sys.argv[2])
+fields = {"n_layers": layers, "n_heads": 4, "d_head": 64, "d_model": 256, "d_mlp": 1024,
+          "n_ctx": 512, "d_vocab": 20000, "act_fn": "gelu"}
+config = read_config(Source(Format.TRANSFORMER_LENS, fields, {}, "many layers"))
+model = Model(config, blank(config, torch.float32, torch.device("cpu")))
+parts = components(config, embeddings=False)[::4]
+
+
+def run(sequences, length, plan, baselines):
+    tokens = torch.zeros(sequences, length, dtype=torch.int64)
+    context = Context(model, Evaluation(tokens, reference=tokens[:8]), 0, baselines, plan)
+    variants = [Variant((part,), b) for part in parts for b in baselines]
+    variants += [Variant((parts[0],), b, placebo=True) for b in baselines]
+    sweep(context, variants)
+
+
+def peak():
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+run(8, 8, Plan(), ("mean", "resample"))
+before = peak()
+plan = Plan.choose(config, 512, torch.device("cpu"), allowed)
+run(16, 512, plan, ("mean", "resample"))
+whole = 16 * 512 * 256 * 4 * (4 * layers + 1)
+said = plan.bytes(config, 512, torch.device("cpu"), torch.float32)
+print(json.dumps({"grew": peak() - before, "said": said, "rows": plan.rows, "trace": whole}))
+"""
+
+
+def grown(layers: int, allowed: float) -> dict[str, float]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(layers), str(allowed)],
+        capture_output=True, text=True, check=True, timeout=300, env=environment,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("layers", "allowed"), [(4, 250e6), (16, 350e6), (4, 2e9)])
+def test_a_sweep_keeps_within_what_it_may_take(layers: int, allowed: float) -> None:
+    found = grown(layers, allowed)
+    assert found["said"] <= allowed
+    assert 0.1 * found["said"] < found["grew"] <= allowed
+    # The clean pass kept whole would not fit beside sixteen layers.
+    assert layers == 4 or found["trace"] > allowed
