@@ -70,7 +70,8 @@ def main() -> None:
         overrides = (
             "study=own", "trajectory=folder", f"trajectory.path={folder}", "measure=[value]",
             "evaluation.length=128", "evaluation.sequences=8", "evaluation.reference_sequences=8",
-            f"measures.value.components=[{given.components}]", f"out={scratch}/out",
+            f"measures.value.components=[{given.components}]", "measures.value.placebo_draws=0",
+            f"out={scratch}/out",
         )  # fmt: skip
         (config,) = compose(Request(overrides))
         torch.manual_seed(0)
