@@ -86,9 +86,9 @@ def walk(
     plan = chosen.plan(shape, evaluation.length)
     run = describe(trajectory, evaluation, chosen, plan, dict(configuration or {}), study)
     run["notes"] = notes(evaluation, shape)
-    for note in run["notes"]:
-        logger.warning("%s", note)
     with LedgerWriter.open(out, run) as writer:
+        for note in run["notes"]:
+            logger.warning("%s", note)
         kept = Plan(**writer.ledger.run["plan"])
         # The cut a run began with is kept, to the last bit, unless this machine has no room for it.
         size = kept.bytes(shape, evaluation.length, chosen.device, chosen.dtype)

@@ -84,7 +84,7 @@ def test_no_verb_shows_the_help_and_is_wrong_usage(run: Terminal) -> None:
 def test_an_unknown_verb_says_which_there_are(run: Terminal) -> None:
     answer = run("stroll")
     assert answer.code == 2
-    assert answer.reason == "unknown verb 'stroll'; there is: walk, plan, audit, report"
+    assert answer.reason == "unknown verb 'stroll'; there is: walk, plan, audit, report, export"
 
 
 def test_version(run: Terminal) -> None:

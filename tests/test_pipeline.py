@@ -252,8 +252,11 @@ def test_a_tokenizer_that_is_not_the_models_is_said_to_be_another(tmp_path: Path
 @pytest.mark.parametrize(
     ("named", "text"),
     [
-        ({"measures": ["worth"]}, "unknown measure 'worth'; there is: value, attention, capacity"),
-        ({"measures": []}, "no measure asked for; there is: value, attention, capacity"),
+        (
+            {"measures": ["worth"]},
+            "unknown measure 'worth'; there is: value, attention, capacity, income",
+        ),
+        ({"measures": []}, "no measure asked for; there is: value, attention, capacity, income"),
         ({"baselines": ["median"]}, "unknown baseline 'median'; there is: mean, mean-position"),
         ({"baselines": []}, "no baseline asked for"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; there is: float32, float64"),
