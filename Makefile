@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Tests: a worker per core, one thread each.
 # torch first and pinned: whatever depends on it must not bring another build.
 TORCH = $(shell grep '^torch==' constraints.txt)
 
@@ -11,7 +12,7 @@ demo: $(VENV)/.ready
 	$(BIN)/circuit-econ walk study=quickstart
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .
