@@ -99,10 +99,14 @@ class Plan:
         block = c.n_heads * c.d_head + (c.d_model if c.d_mlp else 0)
         means = length * (c.n_layers * block + 2 * c.d_model) * (2 * size + 8)
         panel = -(-self.panel // GROUP) * GROUP
-        clean = 2 * panel * length * (_activations(c) + 3 * c.d_model) * size
+        # Chunks that wait hold the layer they start from: stream, heads and MLP output.
+        layers = min(c.n_layers, 2 * workers_of(device) + 2)
+        clean = 2 * panel * length * (_activations(c) + layers * 5 * c.d_model) * size
         chunk = self.rows * length * _activations(c) * size
         logits = TILE[0] * TILE[1] * size if device.type == "cpu" else (1 << 26) * 3 * 4
-        return means + clean + max(1, workers_of(device)) * (chunk + logits)
+        held = means + clean + max(1, workers_of(device)) * (chunk + logits)
+        # Allocators keep more than is in use.
+        return held + held // 4
 
 
 def workers_of(device: torch.device) -> int:
