@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Tests: a worker per core, one thread each.
 # torch first and pinned: whatever depends on it must not bring another build.
 TORCH = $(shell grep '^torch==' constraints.txt)
 
@@ -11,6 +10,7 @@ TORCH = $(shell grep '^torch==' constraints.txt)
 demo: $(VENV)/.ready
 	$(BIN)/circuit-econ walk study=quickstart
 
+# A worker per core, one thread each.
 test: $(VENV)/.ready-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q
 

@@ -111,8 +111,8 @@ SHAPES = (
         pool=1600, trained=("embedded", {"length": 96}),
     ),
     Shape("pythia-14m", _HF, pythia(6, 4, 128), 8),
-    Shape("pythia-70m", _HF, pythia(6, 8, 512), 8, every=3, rounds=3),
+    Shape("pythia-70m", _HF, pythia(6, 8, 512), 8, every=4, rounds=3),
     Shape("Llama, 8 layers, 52M", _HF, _LLAMA, 8, every=4, rounds=3),
-    Shape("pythia-160m", _HF, pythia(12, 12, 768), 8, every=13, rounds=3),
-    Shape("pythia-410m", _HF, pythia(24, 16, 1024), 8, every=51, rounds=2),
+    Shape("pythia-160m", _HF, pythia(12, 12, 768), 8, every=11, rounds=3, pool=256),
+    Shape("pythia-410m", _HF, pythia(24, 16, 1024), 8, every=45, rounds=2, pool=256),
 )  # fmt: skip

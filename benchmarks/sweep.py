@@ -88,7 +88,7 @@ def equal_precision(contest: Contest, seconds_per_sequence: float) -> str:
     time is that of (a), taken in proportion.
     """
     parts, shape = contest.parts, contest.shape
-    probe = sweep(contest.context(48), [Variant((part,), "zero") for part in parts])
+    probe = sweep(contest.context(32), [Variant((part,), "zero") for part in parts])
     errors = [estimate(row, probe.counts).se for row in probe.difference]
     target = max(errors) * (96 / shape.pool) ** 0.5
     # The probe told the sizes; what ours costs is measured with a pilot of its own.
@@ -176,7 +176,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="*", default=[s.name for s in SHAPES])
     parser.add_argument("--rounding", type=Rounding, default=Rounding.EXACT)
-    parser.add_argument("--precision-up-to", type=float, default=20e6, metavar="PARAMETERS")
     given = parser.parse_args()
     device = resolve_device(None)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
@@ -188,7 +187,6 @@ def main() -> None:
         f"{_version('transformer-lens')}; products: {given.rounding}. Written by `make bench`.",
     ]
     equal, precise = [EQUAL], [PRECISE]
-    sections = [head, equal]
     with numbers(given.rounding):
         for shape in SHAPES:
             if shape.name not in given.shapes:
@@ -197,14 +195,10 @@ def main() -> None:
             text, per_sequence = row(contest, device)
             equal.append(text)
             print(text, flush=True)
-            size = sum(t.numel() for t in contest.model.parameters().values())
-            if size <= given.precision_up_to or device.type == "cuda":
-                precise.append(equal_precision(contest, per_sequence))
-                print(precise[-1], flush=True)
-                sections = [head, equal, precise]
-            write(sections)
-        sections.append(["## How the cost grows", "", *growth(device)])
-        write(sections)
+            precise.append(equal_precision(contest, per_sequence))
+            print(precise[-1], flush=True)
+            write([head, equal, precise])
+        write([head, equal, precise, ["## How the cost grows", "", *growth(device)]])
 
 
 def _version(name: str) -> str:
