@@ -19,6 +19,7 @@ from circuit_econ.loading import loader, numbers
 from circuit_econ.measures import Measure, Plan, Precision
 from circuit_econ.measures.statistics import ratio_estimate
 from circuit_econ.model import Model, ModelConfig, Source, inventory, read_config
+from circuit_econ.model.bridge import source_of
 from circuit_econ.model.check import check_against_bridge, check_identity, compare
 from circuit_econ.model.intervene import components
 from circuit_econ.progress import Progress, Silent
@@ -30,6 +31,9 @@ from circuit_econ.trajectory.ahead import Loaded
 __all__ = ["check_fits", "measure", "walk"]
 
 logger = logging.getLogger(__name__)
+
+UNTRAINED = ".untrained"
+"""Folder beside runs in which what untrained models of a shape measure is kept for all of them."""
 
 
 def walk(
@@ -96,11 +100,13 @@ def walk(
         todo = [s for s in trajectory.steps if _unfinished(writer, s, chosen.measures)]
         told.begin(len(trajectory.steps), len(todo))
         walker = _Walker(trajectory, evaluation, chosen, plan, writer, told)
+        walker.cache = Path(out).absolute().parent / UNTRAINED
         began = time.perf_counter()
         with told, numbers(chosen.rounding):
             for loaded in _ahead(trajectory, todo, chosen):
                 walker.visit(loaded)
         _audit(writer, told)
+        _across(writer, chosen)
         told.finished(time.perf_counter() - began, walker.waited)
         return writer.ledger
 
@@ -138,7 +144,8 @@ def measure(
         DisagreementError: If our forward pass is not the bridge's (for instance, a hook was left).
     """
     chosen = Settings.make(measures, baselines, seed, dtype, device, settings, precision, memory)
-    model = Model.from_bridge(bridge, chosen.dtype, chosen.device, chosen.rounding)
+    source = source_of(bridge)
+    model = chosen.load(source)
     check_fits(model.config, evaluation)
     compare(model, bridge, evaluation.tokens, evaluation.targets, "the bridge")
     check_identity(model, evaluation.tokens[:1])
@@ -148,7 +155,11 @@ def measure(
         for one in chosen.measures:
             one.check(model.config, chosen.options[one.name])
             context = chosen.context(model, evaluation, 0, plan)
-            tables |= one.run(context, chosen.options[one.name])
+            context.tables, context.untrained = tables, chosen.untrained(source.format, source.config)
+            found = one.run(context, chosen.options[one.name])
+            tables |= found
+            if one.across is not None:
+                tables |= one.across(found, chosen.options[one.name])
     return tables
 
 
@@ -167,6 +178,7 @@ class _Walker:
         self.trajectory, self.evaluation, self.settings = trajectory, evaluation, settings
         self.plan, self.writer, self.progress = plan, writer, progress
         self.proven: tuple[Any, ...] | None = None
+        self.cache: Path | None = None
         self.waited = 0.0
 
     def visit(self, loaded: Loaded) -> None:
@@ -182,7 +194,7 @@ class _Walker:
                 raise loaded.error
             assert loaded.source is not None and loaded.model is not None
             self._prove(loaded.model, loaded.source)
-            loss = self._measure(loaded.model, step)
+            loss = self._measure(loaded.model, loaded.source, step)
         except CheckpointError as error:
             self._record(loaded, began, Status.FAILED, str(error), (None, None))
             self.progress.failed(step, str(error))
@@ -209,19 +221,28 @@ class _Walker:
             self.proven = (model.config, shapes)
         check_identity(model, self.evaluation.tokens[:1])
 
-    def _measure(self, model: Model, step: int) -> tuple[float | None, float | None]:
+    def _measure(
+        self, model: Model, source: Source, step: int
+    ) -> tuple[float | None, float | None]:
+        tables: dict[str, pl.DataFrame] = {}
         for number, one in enumerate(self.settings.measures):
             if all(self.writer.has(table, step) for table in one.tables):
+                for table in one.tables:
+                    known = self.writer.ledger.table(table).filter(pl.col("step") == step)
+                    tables[table] = known.collect()
                 continue
             options = self.settings.options[one.name]
             one.check(model.config, options)
             context = self.settings.context(model, self.evaluation, step, self.plan)
+            context.tables, context.cache = tables, self.cache
+            context.untrained = self.settings.untrained(source.format, source.config)
             share = 1 / len(self.settings.measures)
             context.progress = lambda done, at=number, name=one.name, share=share: (
                 self.progress.fraction(name, (at + done) * share)
             )
             for table, frame in one.run(context, options).items():
                 self.writer.write(table, frame, step)
+                tables[table] = frame
         return _clean_loss(model, self.evaluation, self.plan)
 
     def _record(
@@ -332,6 +353,18 @@ def _shape(trajectory: Trajectory, evaluation: Evaluation, settings: Settings) -
             raise ConfigurationError(str(error)) from None
         return config
     raise ConfigurationError(reasons[0])
+
+
+def _across(writer: LedgerWriter, settings: Settings) -> None:
+    """Tables that hold what checkpoints say of each other: written anew after every walk."""
+    for one in settings.measures:
+        if one.across is None:
+            continue
+        tables = {name: writer.ledger.table(name).collect() for name in one.tables}
+        steps = sorted({step for name in one.tables for step in writer.ledger.steps(name)})
+        for name, rows in one.across(tables, settings.options[one.name]).items():
+            for step in steps:
+                writer.write(name, rows.filter(pl.col("step") == step), step)
 
 
 def _audit(writer: LedgerWriter, progress: Progress) -> None:

@@ -110,7 +110,8 @@ TABLES: Final[dict[str, pl.Schema]] = {
         }
     ),
     "flows": pl.Schema(
-        # Income is signal + crowding over all buyers; ``se`` is that of their sum.
+        # Income is signal + crowding over all buyers; ``se`` is that of their sum. The halves are
+        # that sum again, measured on every other group of documents alone.
         {
             "step": _I,
             "supplier": _S,
@@ -120,6 +121,8 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "signal": _F,
             "crowding": _F,
             "se": _F,
+            "first_half": _F,
+            "second_half": _F,
         }
     ),
     "direct": pl.Schema(
@@ -131,10 +134,14 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "direct": _F,
             "mediated": _F,
             "interaction": _F,
-            "se": _F,
+            "se": _F,  # of the direct value
+            "mediated_se": _F,
+            "interaction_se": _F,
         }
     ),
     "edges": pl.Schema(
+        # ``chosen`` says why the edge was measured: its flow is among the largest, or it was drawn
+        # from the rest.
         {
             "step": _I,
             "supplier": _S,
@@ -143,10 +150,89 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "baseline": _S,
             "effect": _F,  # nats per scored position; positive = useful
             "se": _F,
+            "flow": _F,
+            "chosen": _S,  # flow, drawn
+        }
+    ),
+    "edge_sampling": pl.Schema(
+        # What the edges that were measured say of all of them, and of those that were not.
+        {
+            "step": _I,
+            "baseline": _S,
+            "edges": _I,  # all there are
+            "largest": _I,  # measured for their flow
+            "drawn": _I,  # measured at random, of the rest
+            "rank_correlation": _F,  # of flow and effect over all measured
+            "rank_correlation_drawn": _F,  # over those drawn
+            "effect": _F,  # nats, summed over all measured
+            "hidden": _F,  # nats, expected sum of the effects of edges not measured
+            "hidden_se": _F,
+            "hidden_size": _F,  # nats, expected sum of their sizes, sampling noise taken off
         }
     ),
     "composition": pl.Schema(
         {"step": _I, "supplier": _S, "buyer": _S, "port": _S, "score": _F}  # static: no baseline
+    ),
+    "counted": pl.Schema(
+        # Edges beyond sampling error and beyond untrained models. ``bound`` is what those may reach
+        # in the same class of edges; ``circuit`` the circuit that the edge is inside of, or null.
+        {
+            "step": _I,
+            "supplier": _S,
+            "buyer": _S,
+            "port": _S,
+            "flow": _F,
+            "se": _F,
+            "bound": _F,
+            "circuit": _S,
+        }
+    ),
+    "circuits": pl.Schema(
+        # ``membership``: share of the component's counted trade that is inside of the circuit.
+        {"step": _I, "circuit": _S, "role": _S, "component": _S, "membership": _F}
+    ),
+    "circuit_values": pl.Schema(
+        # ``redundancy`` is the joint value less the sum of the members' single values.
+        {
+            "step": _I,
+            "circuit": _S,
+            "baseline": _S,
+            "value": _F,
+            "se": _F,
+            "singles": _F,
+            "redundancy": _F,
+            "redundancy_se": _F,
+        }
+    ),
+    "circuit_pairs": pl.Schema(
+        {
+            "step": _I,
+            "circuit": _S,
+            "baseline": _S,
+            "first": _S,
+            "second": _S,
+            "value": _F,  # of both together
+            "se": _F,
+            "redundancy": _F,
+            "redundancy_se": _F,
+        }
+    ),
+    "circuit_agreement": pl.Schema(
+        # Circuits of the first and of the second half of the data, and how alike they are: adjusted
+        # Rand index over the components that both assign; null where there are fewer than two.
+        {
+            "step": _I,
+            "circuits": _I,
+            "first_half": _I,
+            "second_half": _I,
+            "components": _I,
+            "adjusted_rand": _F,
+        }
+    ),
+    "circuit_events": pl.Schema(
+        # ``circuit`` at this step came of ``parent`` at the step before; either is null where there
+        # is none. ``overlap`` is what the two share, of the smaller one.
+        {"step": _I, "event": _S, "circuit": _S, "parent": _S, "overlap": _F}
     ),
     "prices": pl.Schema(
         {

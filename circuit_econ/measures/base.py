@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -33,6 +34,9 @@ class Context:
         seed: Root seed of the run.
         precision: Standard errors asked for; None measures every sequence.
         progress: Told the fraction done, by measures that take long.
+        tables: What measures before this one wrote of the same checkpoint.
+        untrained: From a seed to a model of the same shape that was never trained.
+        cache: Folder for what other runs of the same shape need again; None keeps nothing.
     """
 
     model: Model
@@ -43,6 +47,9 @@ class Context:
     seed: int = 0
     precision: Precision | None = None
     progress: Progress = lambda _: None
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    untrained: Callable[[int], Model] | None = None
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,9 @@ class Measure:
             number of layers by default. For planning.
         check: Raises a :class:`~circuit_econ.errors.ConfigurationError` if the settings do not go
             with a model.
+        needs: Measures whose tables it reads: they are measured with it.
+        across: Tables that are made of its own tables of all checkpoints, after the walk: from
+            those, by name, to rows of all steps.
     """
 
     name: str
@@ -68,3 +78,5 @@ class Measure:
     passes: Callable[[ModelConfig, Evaluation, tuple[str, ...], Any], float]
     growth: Callable[[ModelConfig, Any], float] = lambda config, _settings: config.n_layers
     check: Callable[[ModelConfig, Any], None] = lambda _config, _settings: None
+    needs: tuple[str, ...] = ()
+    across: Callable[[Mapping[str, pl.DataFrame], Any], Mapping[str, pl.DataFrame]] | None = None

@@ -19,7 +19,7 @@ MEASURES: Final[dict[str, Measure]] = {m.name: m for m in (VALUE, ATTENTION, CAP
 
 
 def measures_of(names: Sequence[str]) -> list[Measure]:
-    """The measures of some names, in the order in which they run.
+    """The measures of some names, and those they need, in the order in which they run.
 
     Raises:
         ConfigurationError: If a name is unknown (what exists is listed) or there is none.
@@ -29,4 +29,8 @@ def measures_of(names: Sequence[str]) -> list[Measure]:
             raise unknown("measure", name, MEASURES)
     if not names:
         raise ConfigurationError(f"no measure asked for; there is: {', '.join(MEASURES)}")
-    return [m for m in MEASURES.values() if m.name in names]
+    wanted = {*names}
+    for measure in reversed(MEASURES.values()):
+        if measure.name in wanted:
+            wanted.update(measure.needs)
+    return [m for m in MEASURES.values() if m.name in wanted]

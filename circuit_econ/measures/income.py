@@ -143,6 +143,8 @@ def _measure(
             "signal": (fine.signal / scored).tolist(),
             "crowding": (fine.crowding / scored).tolist(),
             "se": _numbers(flow_se),
+            "first_half": _numbers(economy.half(fine.flow, 0)),
+            "second_half": _numbers(economy.half(fine.flow, 1)),
         },
         "prices": {
             "buyer": [port.buyer for port in ports] * nodes,

@@ -116,6 +116,10 @@ class Economy:
         """Nats per scored position."""
         return sums.sum(-1) / self.counts.sum()
 
+    def half(self, sums: Float[Tensor, "*rows G"], which: int) -> Float[Tensor, "*rows"]:
+        """Nats per scored position of every other group; NaN where there is none."""
+        return sums[..., which::2].sum(-1) / self.counts[which::2].sum()
+
     def errors(
         self, fine: Sums, rough: Sums, nodes: int, groups: int
     ) -> tuple[Float[Tensor, " C"], Float[Tensor, " F"]]:
