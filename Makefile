@@ -23,6 +23,7 @@ lint: $(VENV)/.ready-lint
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/walking.py
+	$(BIN)/python benchmarks/income.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache

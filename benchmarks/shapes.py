@@ -41,7 +41,7 @@ class Shape:
     length: int = 128
     every: int = 1
     rounds: int = 5
-    pool: int = 512
+    pool: int = 1024
     trained: tuple[str, dict[str, Any]] | None = None
 
     def source(self) -> Source:
@@ -113,6 +113,6 @@ SHAPES = (
     Shape("pythia-14m", _HF, pythia(6, 4, 128), 8),
     Shape("pythia-70m", _HF, pythia(6, 8, 512), 8, every=4, rounds=3),
     Shape("Llama, 8 layers, 52M", _HF, _LLAMA, 8, every=4, rounds=3),
-    Shape("pythia-160m", _HF, pythia(12, 12, 768), 8, every=11, rounds=3, pool=256),
-    Shape("pythia-410m", _HF, pythia(24, 16, 1024), 8, every=45, rounds=2, pool=256),
+    Shape("pythia-160m", _HF, pythia(12, 12, 768), 8, 64, every=11, rounds=3),
+    Shape("pythia-410m", _HF, pythia(24, 16, 1024), 8, 64, every=45, rounds=2),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from contestants import Timed, hook_loop, matrix_rate, ours, sweep_operations, timed
+from machine import processor, version
 from shapes import SHAPES, Shape
 from words import EQUAL, PRECISE
 
@@ -178,13 +179,12 @@ def main() -> None:
     parser.add_argument("--rounding", type=Rounding, default=Rounding.EXACT)
     given = parser.parse_args()
     device = resolve_device(None)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     head = [
         "# The sweep beside a plain TransformerLens hook loop",
         "",
-        f"{datetime.date.today()}; {where}, {torch.get_num_threads()} threads; Python "
+        f"{datetime.date.today()}; {processor(device)}, {torch.get_num_threads()} threads; Python "
         f"{platform.python_version()}, torch {torch.__version__}, transformer-lens "
-        f"{_version('transformer-lens')}; products: {given.rounding}. Written by `make bench`.",
+        f"{version('transformer-lens')}; products: {given.rounding}. Written by `make bench`.",
     ]
     equal, precise = [EQUAL], [PRECISE]
     with numbers(given.rounding):
@@ -199,21 +199,6 @@ def main() -> None:
             print(precise[-1], flush=True)
             write([head, equal, precise])
         write([head, equal, precise, ["## How the cost grows", "", *growth(device)]])
-
-
-def _version(name: str) -> str:
-    from importlib.metadata import version
-
-    return version(name)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "CPU"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Context, Measure
 from circuit_econ.measures.plan import GROUP
 from circuit_econ.measures.sweep import Variant, sweep
-from circuit_econ.measures.value import VALUE, depths
 from circuit_econ.model import Model, ModelConfig
 from circuit_econ.model.intervene import components
 from circuit_econ.model.weights import blank
@@ -115,24 +114,28 @@ def rehearse(config: ModelConfig, evaluation: Evaluation, settings: Settings) ->
     before: the whole set is assumed, so that the time is the most it can take.
     """
     stage = Rehearsal(config, evaluation, settings)
-    found = {}
+    found: dict[str, float] = {}
+    rates: Rates | None = None
     for one in settings.measures:
-        if one is VALUE:
-            rates = stage.rates()
-            found[one.name] = _value(config, evaluation, settings, rates)
+        if one.depths is not None:
+            rates = rates or stage.rates()
+            found[one.name] = _sweep(config, evaluation, settings, one, rates)
         else:
             found[one.name] = stage.measure(one)
     return found
 
 
-def _value(config: ModelConfig, evaluation: Evaluation, settings: Settings, rates: Rates) -> float:
-    options = settings.options[VALUE.name]
+def _sweep(
+    config: ModelConfig, evaluation: Evaluation, settings: Settings, one: Measure, rates: Rates
+) -> float:
+    assert one.depths is not None
     sequences = len(evaluation.tokens)
     reference = sequences if evaluation.reference is None else len(evaluation.reference)
     clean = sequences + (reference if set(settings.baselines) - {Baseline.ZERO} else 0)
     clean += sequences * (Baseline.RESAMPLE in settings.baselines)
     total = rates.clean * clean * config.n_layers
-    for layers in depths(config, evaluation, settings.baselines, options):
+    options = settings.options[one.name]
+    for layers in one.depths(config, evaluation, settings.baselines, options):
         total += sequences * (rates.row + rates.layer * layers)
     return total
 

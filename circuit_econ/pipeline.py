@@ -155,7 +155,7 @@ def measure(
         for one in chosen.measures:
             one.check(model.config, chosen.options[one.name])
             context = chosen.context(model, evaluation, 0, plan)
-            context.tables, context.untrained = tables, chosen.untrained(source.format, source.config)
+            context.tables, context.untrained = tables, chosen.untrained(source)
             found = one.run(context, chosen.options[one.name])
             tables |= found
             if one.across is not None:
@@ -235,7 +235,7 @@ class _Walker:
             one.check(model.config, options)
             context = self.settings.context(model, self.evaluation, step, self.plan)
             context.tables, context.cache = tables, self.cache
-            context.untrained = self.settings.untrained(source.format, source.config)
+            context.untrained = self.settings.untrained(source)
             share = 1 / len(self.settings.measures)
             context.progress = lambda done, at=number, name=one.name, share=share: (
                 self.progress.fraction(name, (at + done) * share)

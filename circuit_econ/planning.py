@@ -101,8 +101,9 @@ def forecast(run: RunConfig) -> Group:
 def predict(run: RunConfig) -> Forecast:
     """What a walk of a configuration would do; see :func:`forecast` for errors."""
     settings = Settings.make(
-        run.measures, run.baselines, run.seed, run.dtype, run.device, run.settings
-    )
+        run.measures, run.baselines, run.seed, run.dtype, run.device, run.settings,
+        run.precision, run.memory,
+    )  # fmt: skip
     evaluation = evaluation_of(run)
     name, steps, source, size, training = _trajectory(run)
     config = read_config(source)

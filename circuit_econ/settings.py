@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,8 +12,8 @@ from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Context, Measure, Plan, Precision, measures_of
 from circuit_econ.measures.plan import budget
-from circuit_econ.model import Format, Model, ModelConfig, Rounding, Source
-from circuit_econ.model.untrained import untrained
+from circuit_econ.model import Model, ModelConfig, Rounding, Source
+from circuit_econ.model.untrained import Untrained
 from circuit_econ.tables import BASELINES
 
 __all__ = ["DTYPES", "Settings", "check_names", "resolve_device"]
@@ -111,9 +111,9 @@ class Settings:
         """How to cut the work."""
         return Plan.choose(config, length, self.device, self.room, self.dtype)
 
-    def untrained(self, kind: Format, config: dict[str, Any]) -> Callable[[int], Model]:
-        """From a seed to a model of a shape that was never trained."""
-        return lambda seed: self.load(untrained(kind, config, seed))
+    def untrained(self, source: Source) -> Untrained:
+        """Models of a checkpoint's shape that were never trained, in these numbers."""
+        return Untrained(source.format, dict(source.config), self.load)
 
     def context(self, model: Model, evaluation: Evaluation, step: int, plan: Plan) -> Context:
         """What a measure is given at one checkpoint."""

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing here may reach for the network; what needs it is tested by its absence.
@@ -10,4 +15,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+if TYPE_CHECKING:
+    from commands import Terminal
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Terminal]:
+    """A terminal in a folder of its own, which holds a run and a text."""
+    # Not before: the package is checked for shapes from the first import on.
+    from commands import terminal
+
+    with terminal(tmp_path, capsys, monkeypatch) as made:
+        yield made

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
-from commands import CASE, CHEAP, SAVED, SMALL, STEPS, TEXT, WALK, Terminal, contents, terminal
+from commands import CASE, CHEAP, SAVED, SMALL, STEPS, TEXT, WALK, Terminal, contents
 
 import circuit_econ as ce
 from circuit_econ import composing, hydra_runs
@@ -21,14 +20,6 @@ from circuit_econ.measures import MEASURES
 from circuit_econ.places import config_folder
 from circuit_econ.settings import DTYPES
 from circuit_econ.tables import BASELINES
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Terminal]:
-    with terminal(tmp_path, capsys, monkeypatch) as made:
-        yield made
 
 
 def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

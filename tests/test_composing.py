@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import WALK, Terminal, contents, terminal
+from commands import WALK, Terminal, contents
 
 from circuit_econ.composing import subfolder
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Terminal]:
-    with terminal(tmp_path, capsys, monkeypatch) as made:
-        yield made
 
 
 ROOT_KEYS = (

@@ -25,6 +25,7 @@ def test_a_graph_has_an_edge_for_every_supplier_buyer_and_port(tmp_path: Path) -
     assert edge == {
         "port": "k", "signal": 1.0, "crowding": -0.25, "flow": 0.75, "weight": 0.75,
         "flow_se": 0.01, "effect": 0.6, "effect_se": 0.02, "score": 0.4,
+        "counts": True, "bound": 0.125, "circuit": "c1",
     }  # fmt: skip
     assert graph.edges["a0.h0", "a1.h0", "v"]["weight"] == 0.125
     assert graph.edges["a0.h0", "a1.h0", "v"]["flow"] == -0.125
@@ -47,6 +48,7 @@ def test_nodes_hold_what_was_measured(tmp_path: Path) -> None:
     assert graph.nodes["a1.h0"]["bought"] == pytest.approx(0.625)
     # Of the places where a share was read, the last; of weights the only one.
     assert node["capacity_stream_share"] == 0.3 and node["capacity_parameters"] == 64.0
+    assert (node["circuit"], node["role"], node["membership"]) == ("c1", "r1", 0.5)
     assert (node["direct"], node["mediated"], node["interaction"]) == (0.2, 0.5, 0.1)
     assert "upstreamness" not in graph.nodes["m0"]  # it earns nothing
     assert graph.nodes["logits"]["kind"] == "logits" and "sold" in graph.nodes["logits"]

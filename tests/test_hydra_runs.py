@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import CASE, CHEAP, SMALL, TEXT, WALK, Terminal, contents, terminal
+from commands import CASE, CHEAP, SMALL, TEXT, WALK, Terminal, contents
 
 import circuit_econ as ce
 from circuit_econ import hydra_runs
 from circuit_econ.config import RunConfig
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Terminal]:
-    with terminal(tmp_path, capsys, monkeypatch) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import zoo
-from commands import SAVED, SMALL, TEXT, WALK, Terminal, contents, shown, terminal
+from commands import SAVED, SMALL, TEXT, WALK, Terminal, contents, shown
 
 from circuit_econ.calibrating import rehearse
 from circuit_econ.composing import Request, compose
@@ -18,14 +17,6 @@ from circuit_econ.model.source import Format
 from circuit_econ.model.weights import blank
 from circuit_econ.planning import predict
 from circuit_econ.settings import Settings
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Terminal]:
-    with terminal(tmp_path, capsys, monkeypatch) as made:
-        yield made
 
 
 def test_a_plan_names_checkpoints_and_passes_loads_no_weights_and_writes_nothing(

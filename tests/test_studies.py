@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import Terminal, shown, terminal
+from commands import Terminal, shown
 
 import circuit_econ as ce
 from circuit_econ.composing import Request, compose
@@ -27,14 +26,6 @@ SHRUNK = (
     "measures.value.placebo_draws=1",
     "device=cpu",
 )
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Terminal]:
-    with terminal(tmp_path, capsys, monkeypatch) as made:
-        yield made
 
 
 def test_the_studies_are_those_that_are_known() -> None:

@@ -30,7 +30,7 @@ ROWS: list[Row] = [
 ]
 ALL = (
     "flows", "edges", "composition", "value", "income", "income_stages", "income_gap", "capacity",
-    "direct",
+    "direct", "counted", "circuits",
 )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def flows(
     rows: Sequence[Row], step: int = 10, baseline: str = "mean", scale: float = 1.0
 ) -> pl.DataFrame:
     amounts = ((ends, signal * scale, crowding * scale) for *ends, signal, crowding in rows)
-    return _table("flows", step, [(*ends, baseline, s, c, 0.01) for ends, s, c in amounts])
+    return _table("flows", step, [(*ends, baseline, s, c, 0.01, s + c, s + c) for ends, s, c in amounts])
 
 
 def _table(name: str, step: int, rows: Sequence[Sequence[object]]) -> pl.DataFrame:
@@ -72,7 +72,7 @@ def trading(
             row = {"step": step, "tokens_seen": 512 * step, **dict(zip(names, head, strict=True))}
             writer.write("checkpoints", make_table("checkpoints", row), step)
             found = {
-                "edges": [("a0.h0", "a1.h0", "k", b, 0.6, 0.02) for b in baselines],
+                "edges": [("a0.h0", "a1.h0", "k", b, 0.6, 0.02, 0.75, "flow") for b in baselines],
                 "composition": [("a0.h0", "a1.h0", "k", 0.4), ("embed", "a0.h0", "q", 0.1)],
                 "value": [
                     ("a0.h0", "mean", 2.0, 0.5, 8, None, None, 8, None, None, "fixed"),
@@ -95,7 +95,12 @@ def trading(
                     ("a0.h0", "parameters", "weights", 64.0),
                     ("a0.b_O", "parameters", "weights", 8.0),
                 ],
-                "direct": [("a0.h0", b, 0.2, 0.5, 0.1, 0.01) for b in baselines],
+                "direct": [("a0.h0", b, 0.2, 0.5, 0.1, 0.01, 0.02, 0.03) for b in baselines],
+                "counted": [
+                    ("a0.h0", "a1.h0", "k", 0.75, 0.01, 0.125, "c1"),
+                    ("a1.h0", "logits", "in", 1.0, 0.01, 0.125, None),
+                ],
+                "circuits": [("c1", "r1", "a0.h0", 0.5), ("c1", "r2", "a1.h0", 1.0)],
             }  # fmt: skip
             for table in tables:
                 if table == "flows":

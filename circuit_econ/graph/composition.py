@@ -62,7 +62,9 @@ def composition_graph(ledger: Tables, step: int, baseline: str | None = None) ->
 
     Nodes are the components, ``logits`` among them; there is one edge for each supplier, buyer and
     port, with the port as its key. Attributes are listed in
-    :data:`circuit_econ.graph.attributes.ATTRIBUTES`; what was not measured is absent.
+    :data:`circuit_econ.graph.attributes.ATTRIBUTES`; what was not measured is absent. Circuits, and
+    which edges count, are those of the baseline they were looked for under, whatever baseline is
+    asked for.
 
     Args:
         ledger: A run's ledger.
@@ -95,6 +97,8 @@ def composition_graph(ledger: Tables, step: int, baseline: str | None = None) ->
         if name in graph:
             graph.nodes[name].setdefault("kind", str(name))
     _describe(graph, rows, baseline)
+    for row in rows.of("counted").iter_rows(named=True):
+        _set(_edge(graph, row), {"counts": True} | row, "counts", "bound", "circuit")
     return graph
 
 
@@ -201,6 +205,8 @@ def _describe(graph: Graph, rows: _Rows, baseline: str) -> None:
         incomes = part["income"].to_list()
         found = {f"income_stage_{n}": x for n, x in zip(part["stage"], incomes, strict=True)}
         note(str(component), found | {"upstreamness": upstreamness(incomes)})
+    for row in rows.of("circuits").iter_rows(named=True):
+        note(row["component"], {n: row[n] for n in ("circuit", "role", "membership")})
     capacity = rows.of("capacity")
     # A share of the stream is read in several places: the last along the pass stays.
     for row in sorted(capacity.iter_rows(named=True), key=lambda row: _depth(row["place"])):

@@ -13,6 +13,7 @@ from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures.plan import Plan
 from circuit_econ.measures.precision import Precision
 from circuit_econ.model import Model, ModelConfig
+from circuit_econ.model.untrained import Untrained
 from circuit_econ.tables import Baseline
 
 __all__ = ["Context", "Measure", "Plan", "Progress"]
@@ -35,7 +36,7 @@ class Context:
         precision: Standard errors asked for; None measures every sequence.
         progress: Told the fraction done, by measures that take long.
         tables: What measures before this one wrote of the same checkpoint.
-        untrained: From a seed to a model of the same shape that was never trained.
+        untrained: Models of the same shape that were never trained, by seed.
         cache: Folder for what other runs of the same shape need again; None keeps nothing.
     """
 
@@ -48,7 +49,7 @@ class Context:
     precision: Precision | None = None
     progress: Progress = lambda _: None
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
-    untrained: Callable[[int], Model] | None = None
+    untrained: Untrained | None = None
     cache: Path | None = None
 
 
@@ -64,6 +65,8 @@ class Measure:
         passes: How many forward passes over the evaluation set it takes: for planning.
         growth: What its seconds at a checkpoint are proportional to, in the size of the model; its
             number of layers by default. For planning.
+        depths: For a measure that is a sweep: of every variant, how many layers run above the place
+            where it starts. For planning.
         check: Raises a :class:`~circuit_econ.errors.ConfigurationError` if the settings do not go
             with a model.
         needs: Measures whose tables it reads: they are measured with it.
@@ -77,6 +80,7 @@ class Measure:
     run: Callable[[Context, Any], Mapping[str, pl.DataFrame]]
     passes: Callable[[ModelConfig, Evaluation, tuple[str, ...], Any], float]
     growth: Callable[[ModelConfig, Any], float] = lambda config, _settings: config.n_layers
+    depths: Callable[[ModelConfig, Evaluation, tuple[str, ...], Any], list[float]] | None = None
     check: Callable[[ModelConfig, Any], None] = lambda _config, _settings: None
     needs: tuple[str, ...] = ()
     across: Callable[[Mapping[str, pl.DataFrame], Any], Mapping[str, pl.DataFrame]] | None = None

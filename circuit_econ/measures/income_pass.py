@@ -18,7 +18,6 @@ from torch import Tensor
 
 from circuit_econ.measures.income_parts import Entry, Pass, Port, Reading, Sublayer, Writing
 from circuit_econ.model import Model
-from circuit_econ.model import rotary as rotation
 from circuit_econ.model.config import Norm
 from circuit_econ.model.intervene import components
 from circuit_econ.tables import Kind, head_name, mlp_name
@@ -196,7 +195,6 @@ class Dialled:
     def _attend(self, layer: int, slots: Float[Tensor, "B T R K"]) -> Float[Tensor, "B T H K"]:
         """The heads' outputs from what their ports' projections give."""
         c, w = self.model.config, self.model.weights.layers[layer]
-        length = slots.shape[1]
         if c.clip_qkv is not None:
             slots = slots.clamp(-c.clip_qkv, c.clip_qkv)
         q, k, v, *scales = slots.unflatten(2, (-1, c.n_heads)).unbind(2)
@@ -206,23 +204,8 @@ class Dialled:
                 x * (scale.square().mean(-1, keepdim=True) + c.eps).rsqrt() * gain
                 for x, scale, gain in zip((q, k), scales, (w.q_norm, w.k_norm), strict=True)
             )
-        if c.rotary is not None:
-            turn = rotation.table(c.rotary, length, slots.dtype, slots.device)
-            q, k = (rotation.rotate(x, *turn, c.rotary) for x in (q, k))
-        window, mask = c.windows[layer], None
-        if window is not None and window < length:
-            ones = torch.ones(length, length, dtype=torch.bool, device=slots.device)
-            mask = ones.tril() & ones.triu(1 - window)
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        z = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=c.causal and mask is None,
-            scale=c.attention_scales[layer],
-        )
-        return z.transpose(1, 2)
+        q, k, v = (x.transpose(1, 2) for x in (self.model.turn(q), self.model.turn(k), v))
+        return self.model.mix(layer, q, k, v)
 
     def _logits(self, stream: Tensor, targets: Tensor) -> tuple[Reading, Tensor]:
         """The final norm with the gradient at what it hands on, and the loss of each sequence."""

@@ -1,16 +1,18 @@
 """The ablation sweep: one clean pass, and every variant from the place where it first differs.
 
 A *variant* takes a set of components out under one baseline, or moves the stream by a component's
-shuffled differences (the placebo). The clean pass goes up layer by layer; at each place the
-variants that begin there join a chunk, and only the layers above are computed for them. Nothing of
-a layer is kept once its variants are under way, so memory does not grow with depth.
+shuffled differences (the placebo), or takes a component out of what a single reader sees (an edge).
+The clean pass goes up layer by layer; at each place the variants that begin there join a chunk, and
+only the layers above are computed for them. Nothing of a layer is kept once its variants are under
+way, so memory does not grow with depth; only where edges are cut, what a supplier's layer wrote
+waits for its last reader.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -23,48 +25,93 @@ from circuit_econ.measures.scoring import Scoring, sample_positions
 from circuit_econ.measures.workers import Workers
 from circuit_econ.model import Edit, Model, Trace
 from circuit_econ.model.intervene import Baselines, Component, draw_donors
+from circuit_econ.model.records import Ports
 from circuit_econ.model.transfer import send
 from circuit_econ.tables import Baseline, Kind
 
-__all__ = ["Sweep", "Variant", "sweep"]
+__all__ = ["Reader", "Sweep", "Variant", "sweep"]
 
 # Seeds of independent draws are kept apart by a constant each.
 _DONORS, _ORDER, _SHUFFLE, _POSITIONS = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
-    """A set of components under one baseline; with ``placebo``, a single one shuffled.
+class Reader:
+    """Where a component, or the logits, reads the stream.
 
-    ``draw`` numbers independent shuffles.
+    Attributes:
+        component: Who reads; None for the logits.
+        port: ``q``, ``k`` or ``v`` of a head, ``in`` of an MLP and of the logits.
+    """
+
+    component: Component | None
+    port: str
+
+    def place(self, model: Model) -> int:
+        """The first place of the stream that holds what comes of the reading."""
+        return model.last_place if self.component is None else self.component.place(model)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A set of components under one baseline.
+
+    Attributes:
+        parts: What is taken out.
+        baseline: What stands in its place.
+        placebo: Whether a single one is shuffled instead.
+        draw: Numbers independent shuffles.
+        reader: A single one is taken out of what this reader sees, everything else follows from
+            that: an edge is cut. None takes it out of the stream.
+        restored: Whether what is taken out is put back before the logits read: the mediated value.
     """
 
     parts: tuple[Component, ...]
     baseline: str
     placebo: bool = False
     draw: int = 0
+    reader: Reader | None = None
+    restored: bool = False
 
     def start(self, model: Model) -> int:
         """The first place of the stream that differs."""
+        if self.reader is not None:
+            return self.reader.place(model)
         return min(part.place(model) for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Layer:
     """What the clean pass, and that of the donors, left behind at a layer."""
 
     trace: Trace
     donors: Trace | None
+    ports: Ports | None = None
+
+    def ports_at(self, model: Model, layer: int) -> Ports:
+        """What the layer's heads read in the clean pass; computed once, where an edge is cut."""
+        if self.ports is None:
+            self.ports = model.ports(layer, self.trace.streams[2 * layer])
+        return self.ports
+
+    def outputs(self) -> _Layer:
+        """What its components wrote, without the streams."""
+        donors = None if self.donors is None else Trace({}, self.donors.heads, self.donors.mlps)
+        return _Layer(Trace({}, self.trace.heads, self.trace.mlps), donors)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Some rows of a panel under one variant, with what they start from."""
+    """Some rows of a panel under one variant, with what they start from.
+
+    ``source`` is the layer of what is taken out: a lower one than ``layer`` where an edge is cut.
+    """
 
     number: int
     place: int
     rows: slice
     layer: _Layer
+    source: _Layer
 
     @property
     def length(self) -> int:
@@ -209,12 +256,34 @@ class _Panel:
         for number in numbers:
             starting.setdefault(self.sweep.variants[number].start(self.model), []).append(number)
         self._foresee(numbers)
-        size = len(self.tokens)
-        for places, layer in self._layers():
+        size, last = len(self.tokens), self._last_readers(numbers)
+        kept: dict[int, _Layer] = {}
+        for at, (places, layer) in enumerate(self._layers(), -1):
+            if at in last:
+                kept[at] = layer.outputs()
             for place in places:
                 for number in starting.get(place, ()):
+                    source, supplier = layer, self._supplier(number)
+                    if supplier is not None:
+                        source = kept[supplier]
                     for row in range(0, size, limit):
-                        yield _Piece(number, place, slice(row, min(size, row + limit)), layer)
+                        rows = slice(row, min(size, row + limit))
+                        yield _Piece(number, place, rows, layer, source)
+            kept = {supplier: found for supplier, found in kept.items() if last[supplier] > at}
+
+    def _supplier(self, number: int) -> int | None:
+        """The layer of the component that a reader shall not see; None for other variants."""
+        variant = self.sweep.variants[number]
+        return None if variant.reader is None else variant.parts[0].layer
+
+    def _last_readers(self, numbers: Sequence[int]) -> dict[int, int]:
+        """By layer of suppliers, that of their last reader."""
+        last: dict[int, int] = {}
+        for number in numbers:
+            if (supplier := self._supplier(number)) is not None:
+                layer = (self.sweep.variants[number].start(self.model) - 1) // 2
+                last[supplier] = max(last.get(supplier, layer), layer)
+        return last
 
     def _layers(self) -> Iterator[tuple[tuple[int, ...], _Layer]]:
         model = self.model
@@ -255,6 +324,7 @@ class _Panel:
         model, sweep = self.model, self.sweep
         stream: Tensor | None = None
         edits: list[Edit] = []
+        restored: list[tuple[slice, Tensor]] = []
         at = 0
         for place, joining in groupby(pieces, key=lambda p: p.place):
             if stream is not None:
@@ -266,12 +336,18 @@ class _Panel:
                 rows = slice(begin, begin + piece.length)
                 edits += [part.edit(rows, instead) for part, instead in later]
                 streams.append(piece.layer.trace.streams[place][piece.rows] + moved)
+                if sweep.variants[piece.number].restored:
+                    restored.append((rows, moved))
                 if not later:
-                    columns = self._columns(piece)
-                    sweep._moved[piece.number, columns] = (moved != 0).flatten(1).any(1)
+                    different = (moved != 0).flatten(1).any(1)
+                    if sweep.variants[piece.number].restored and place == model.last_place:
+                        different = torch.zeros_like(different)  # nobody has read it
+                    sweep._moved[piece.number, self._columns(piece)] = different
             stream, at = torch.cat(streams), place
         assert stream is not None
         final = model.run(stream, at, edits)
+        for rows, moved in restored:
+            final[rows] -= moved
         losses = self.scoring.losses(model, final, [p.rows for p in pieces])
         for piece, found in zip(pieces, losses.split([p.length for p in pieces]), strict=True):
             sweep._losses[piece.number, self._columns(piece)] = found
@@ -288,6 +364,8 @@ class _Panel:
     def _intervene(self, piece: _Piece) -> tuple[Tensor, list[tuple[Component, Tensor]]]:
         """How a variant moves the stream where it starts, and what it replaces further on."""
         variant = self.sweep.variants[piece.number]
+        if variant.reader is not None:
+            return self._at_reader(variant.parts[0], variant, variant.reader, piece), []
         moved = torch.zeros((), dtype=self.model.dtype, device=self.model.device)
         later = []
         for part in variant.parts:
@@ -302,6 +380,33 @@ class _Panel:
         shape = piece.layer.trace.streams[piece.place][piece.rows].shape
         return moved.expand(shape), later
 
+    def _at_reader(
+        self, part: Component, variant: Variant, reader: Reader, piece: _Piece
+    ) -> Tensor:
+        """What a reader writes without a component in its input, less what it writes with it."""
+        model, rows, trace = self.model, piece.rows, piece.layer.trace
+        change = part.write(model, self._change(part, variant, piece))
+        if reader.component is None:
+            return change
+        layer, head = reader.component.layer, reader.component.head
+        assert layer is not None
+        if head is None:
+            entering = trace.streams[2 * layer if model.config.parallel else 2 * layer + 1]
+            moved = model.mlp(layer, entering[rows] + change) - trace.mlps[layer][rows]
+        else:
+            clean = piece.layer.ports_at(model, layer)
+            seen = model.ports(layer, trace.streams[2 * layer][rows] + change)
+            shared = head // model.config.group
+            q, k, v = (
+                getattr(seen, port) if port == reader.port else getattr(clean, port)[rows]
+                for port in ("q", "k", "v")
+            )
+            alone = (x[:, at : at + 1] for x, at in ((q, head), (k, shared), (v, shared)))
+            output = model.mix(layer, *alone)[:, :, 0]
+            moved = model.write_head(layer, head, output - trace.heads[layer][rows][:, :, head])
+        # What is computed again differs by rounding where nothing was taken out.
+        return moved * (change != 0).flatten(1).any(1)[:, None, None]
+
     def _later(self, part: Component, baseline: str) -> Tensor:
         """What stands in a component's place at a layer that the clean pass has not reached."""
         width = self.model.config.d_head if part.kind is Kind.HEAD else self.model.config.d_model
@@ -314,10 +419,10 @@ class _Panel:
 
     def _change(self, part: Component, variant: Variant, piece: _Piece) -> Tensor:
         """Baseline minus output of a component, for the rows of a piece: ``[rows, T, width]``."""
-        output = part.output(self.model, piece.layer.trace, self.tokens)[piece.rows]
+        output = part.output(self.model, piece.source.trace, self.tokens)[piece.rows]
         donors = None
-        if piece.layer.donors is not None and self.donor_tokens is not None:
-            donors = piece.layer.donors, self.donor_tokens
+        if piece.source.donors is not None and self.donor_tokens is not None:
+            donors = piece.source.donors, self.donor_tokens
         instead = self.sweep.baselines.replacement(part, variant.baseline, output, donors)
         if variant.baseline == Baseline.RESAMPLE:
             instead = instead[piece.rows]
@@ -333,7 +438,7 @@ class _Panel:
             rows = slice(max(piece.rows.start, whole.start), min(piece.rows.stop, whole.stop))
             if rows.start >= rows.stop:
                 continue
-            entire = _Piece(piece.number, piece.place, whole, piece.layer)
+            entire = replace(piece, rows=whole)
             change = self._change(part, variant, entire)
             order = _permutation(len(change) * length, sweep.context.seed, group, variant.draw)
             here = slice((rows.start - whole.start) * length, (rows.stop - whole.start) * length)

@@ -186,4 +186,4 @@ def check(config: ModelConfig, settings: ValueSettings) -> None:
     _chosen(config, settings)
 
 
-VALUE = Measure("value", ValueSettings, ("value",), run, passes, check=check)
+VALUE = Measure("value", ValueSettings, ("value",), run, passes, depths=depths, check=check)

@@ -260,24 +260,38 @@ class Model:
             q = F.rms_norm(q, (c.d_head,), w.q_norm, c.eps)
             k = F.rms_norm(k, (c.d_head,), w.k_norm, c.eps)
             qk = torch.cat((q, k), 2)
-        if c.rotary is not None:
-            # Queries and keys turn together: they lie side by side.
-            qk = rotary.rotate(qk, *self._rotation(stream.shape[1]), c.rotary)
-        q, k = qk.split([c.n_heads, c.n_kv_heads], 2)
+        # Queries and keys turn together: they lie side by side.
+        q, k = self.turn(qk).split([c.n_heads, c.n_kv_heads], 2)
         return Ports(normed, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
 
     def attend(self, layer: int, stream: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H K"]:
         """The heads' outputs before the output matrix, from the stream that enters the layer."""
         p = self.ports(layer, stream)
-        mask = self._mask(layer, stream.shape[1])
+        return self.mix(layer, p.q, p.k, p.v)
+
+    def turn(self, heads: Float[Tensor, "B T R K"]) -> Float[Tensor, "B T R K"]:
+        """Queries or keys rotated to their positions: in place, unless gradients are kept."""
+        if self.config.rotary is None:
+            return heads
+        return rotary.rotate(heads, *self._rotation(heads.shape[1]), self.config.rotary)
+
+    def mix(
+        self,
+        layer: int,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G T K"],
+        v: Float[Tensor, "B G T K"],
+    ) -> Float[Tensor, "B T H K"]:
+        """The heads' outputs before the output matrix, from queries, keys and values."""
+        mask = self._mask(layer, q.shape[2])
         z = self.products.attend(
-            p.q,
-            p.k,
-            p.v,
+            q,
+            k,
+            v,
             attn_mask=mask,
             is_causal=self.config.causal and mask is None,
             scale=self.config.attention_scales[layer],
-            enable_gqa=self.config.group > 1,
+            enable_gqa=k.shape[1] < q.shape[1],
         )
         return z.transpose(1, 2)
 

@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from circuit_econ.model.forward import Model
 from circuit_econ.model.source import Format, Source
 
-__all__ = ["untrained"]
+__all__ = ["Untrained", "untrained"]
+
+_NO_SHAPE = ("seed", "device", "dtype", "torch_dtype", "_name_or_path", "transformers_version")
+"""Fields that say nothing of what a new model is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Untrained:
+    """From a seed to a model of a shape that was never trained.
+
+    Attributes:
+        kind: Whose names the configuration uses.
+        config: Fields of ``TransformerBridgeConfig``, or a Hugging Face ``config.json``.
+        load: Makes a model of a source.
+    """
+
+    kind: Format
+    config: dict[str, Any]
+    load: Callable[[Source], Model]
+
+    @property
+    def digest(self) -> str:
+        """Of what is drawn, the seed apart: models of one digest are draws of one distribution."""
+        fields = {k: v for k, v in self.config.items() if k not in _NO_SHAPE}
+        text = json.dumps([self.kind, fields], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __call__(self, seed: int) -> Model:
+        """The model of a seed."""
+        return self.load(untrained(self.kind, self.config, seed))
 
 
 def untrained(kind: Format, config: dict[str, Any], seed: int) -> Source:
-    """A new model of a configuration.
-
-    Args:
-        kind: Whose names the configuration uses.
-        config: Fields of ``TransformerBridgeConfig``, or a Hugging Face ``config.json``.
-        seed: Seed of the draw; the process's own generator is left as it was.
-    """
+    """A new model of a configuration; the process's own generator is left as it was."""
     origin = f"an untrained model (seed {seed})"
     with torch.random.fork_rng(devices=[]):
         if kind is Format.TRANSFORMER_LENS:
             from circuit_econ.model.bridge import boot, source_of
 
-            fields = {**config, "seed": seed}
-            fresh = source_of(boot(Source(kind, fields, {}, origin)))
+            fresh = source_of(boot(Source(kind, {**config, "seed": seed}, {}, origin)))
             return Source(kind, config, fresh.tensors, origin)
         from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
         torch.manual_seed(seed)
         given = {k: v for k, v in config.items() if k != "model_type"}
-        module = AutoModelForCausalLM.from_config(
-            CONFIG_MAPPING[config["model_type"]].from_dict(given), torch_dtype=torch.float32
-        )
+        chosen = CONFIG_MAPPING[config["model_type"]].from_dict(given)
+        module = AutoModelForCausalLM.from_config(chosen, dtype=torch.float32)
         return Source(kind, config, dict(module.state_dict()), origin)

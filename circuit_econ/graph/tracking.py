@@ -1,0 +1,324 @@
+"""Circuits over checkpoints: births, deaths, splits, mergers, relocations, and lasting names."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from math import hypot
+from typing import Final, TypeAlias
+
+import polars as pl
+
+from circuit_econ.errors import ConfigurationError
+from circuit_econ.graph.circuits import natural
+from circuit_econ.graph.counting import kind_of
+from circuit_econ.tables import Kind, make_table
+
+__all__ = ["Event", "events_by_threshold", "lineages", "track"]
+
+SAME_FUNCTION: Final = 0.9
+"""Cosine of two circuits' functions from which on one may be the other, moved."""
+
+COMPARABLE: Final = 0.5
+"""Trade inside of the smaller one, as a share of the larger one's, for the same."""
+
+
+class Event(StrEnum):
+    """What happened to a circuit since the checkpoint before."""
+
+    BIRTH = "birth"
+    DEATH = "death"
+    CONTINUATION = "continuation"
+    SPLIT = "split"
+    MERGER = "merger"
+    RELOCATION = "relocation"
+
+
+def track(
+    circuits: pl.DataFrame,
+    counted: pl.DataFrame,
+    steps: Sequence[int],
+    threshold: float = 0.5,
+) -> pl.DataFrame:
+    """What happened to circuits from each measured step to the next.
+
+    Two circuits of consecutive steps are linked when |A ∩ B| / min(|A|, |B|) of their members
+    reaches the threshold. Links are many to many, and each is one row:
+
+    - ``continuation``: neither has another link;
+    - ``split``: the parent has several links, the circuit has this one; one row for each part;
+    - ``merger``: the circuit has several links, whatever its parents have; one row for each parent.
+
+    A circuit without a link is a ``birth`` (no parent); also all at the first step, where nobody
+    knows how old they are. A circuit without a link to the next step is a ``death``: a row of the
+    step at which it is gone, with the parent alone. Where one dies and one is born at once, and
+    both do the same, it is a ``relocation`` and neither: the cosine of their functions is at least
+    0.9 and the trade inside of one at least half of the other's. The function of a circuit is the
+    shares of its internal trade by kind of supplier, port, kind of buyer and sign, and the shares
+    of its sales to the logits by sign. Pairs are made by cosine, the closest first.
+
+    Args:
+        circuits: Table ``circuits`` of all steps.
+        counted: Table ``counted`` of all steps.
+        steps: All steps at which circuits were looked for, also where there were none.
+        threshold: Overlap that makes a link; above 0, at most 1.
+
+    Returns:
+        Table ``circuit_events``, by step, then circuit, then parent, deaths last. ``overlap`` is
+        null for births and deaths.
+
+    Raises:
+        ConfigurationError: If the threshold is out of range, or there are circuits at a step that
+            is not among the steps.
+    """
+    if not 0 < threshold <= 1:
+        raise ConfigurationError(f"threshold must be above 0 and at most 1, not {threshold}")
+    known = _known(circuits, counted)
+    if strange := sorted(set(known).difference(steps)):
+        raise ConfigurationError(
+            f"there are circuits at step {strange[0]}, which is not among the steps to track: "
+            f"{', '.join(map(str, sorted(set(steps)))) or 'none'}"
+        )
+    rows: list[tuple[int, Event, str | None, str | None, float | None]] = []
+    ordered = sorted(set(steps))
+    for step in ordered[:1]:
+        rows += [(step, Event.BIRTH, name, None, None) for name in known.get(step, {})]
+    for before, step in pairwise(ordered):
+        parents, children = known.get(before, {}), known.get(step, {})
+        rows += [(step, *event) for event in _events(parents, children, threshold)]
+    columns = zip(*rows, strict=True) if rows else ((),) * 5
+    names = ("step", "event", "circuit", "parent", "overlap")
+    return make_table(
+        "circuit_events",
+        {name: list(map(_plain, c)) for name, c in zip(names, columns, strict=True)},
+    )
+
+
+def lineages(circuits: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """One lasting name for a circuit through time.
+
+    The heir of a circuit that splits is the part with which it shares most members; a circuit that
+    merges of several goes on with the name of the parent with which it shares most. Of equals, that
+    with the smaller remainder, then that with the larger trade inside (circuits are named by it).
+    The others end, or begin, there. A relocated circuit keeps its name.
+
+    Args:
+        circuits: Table ``circuits`` of all steps.
+        events: Table ``circuit_events`` of the same.
+
+    Returns:
+        Columns ``step``, ``circuit``, ``lineage`` (``L1``, ``L2``, … in the order of birth), one
+        row per step and circuit, sorted.
+    """
+    members = _members(circuits)
+    links: dict[int, list[tuple[str, str]]] = {}
+    linked = events.filter(pl.col("circuit").is_not_null() & pl.col("parent").is_not_null())
+    for step, circuit, parent in linked.select("step", "circuit", "parent").rows():
+        links.setdefault(step, []).append((circuit, parent))
+    named: dict[tuple[int, str], str] = {}
+    before, born = 0, 0
+    for step, here in members.items():
+        heirs: dict[str, str] = {}
+        for circuit, parent in _closest(links.get(step, []), here, members.get(before, {})):
+            if circuit not in heirs and parent not in heirs.values():
+                heirs[circuit] = parent
+        for circuit in here:
+            if circuit in heirs:
+                named[step, circuit] = named[before, heirs[circuit]]
+            else:
+                born += 1
+                named[step, circuit] = f"L{born}"
+        before = step
+    return pl.DataFrame(
+        {
+            "step": [step for step, _ in named],
+            "circuit": [circuit for _, circuit in named],
+            "lineage": list(named.values()),
+        },
+        schema={"step": pl.Int64, "circuit": pl.String, "lineage": pl.String},
+    )
+
+
+def events_by_threshold(
+    circuits: pl.DataFrame,
+    counted: pl.DataFrame,
+    steps: Sequence[int],
+    thresholds: Sequence[float] = (0.3, 0.5, 0.7),
+) -> pl.DataFrame:
+    """How many events there are at other thresholds of overlap.
+
+    Args:
+        circuits: As for :func:`track`.
+        counted: As for :func:`track`.
+        steps: As for :func:`track`.
+        thresholds: Overlaps that make a link.
+
+    Returns:
+        Columns ``threshold``, ``event``, ``count``; every event has a row. A split counts once
+        however many its parts, a merger once however many its parents.
+    """
+    rows: list[tuple[float, str, int]] = []
+    for threshold in thresholds:
+        events = track(circuits, counted, steps, threshold)
+        # What the rows of one event have in common.
+        happened = {
+            (event, step, parent if event == Event.SPLIT else circuit or parent)
+            for step, event, circuit, parent, _ in events.iter_rows()
+        }
+        count = Counter(event for event, _, _ in happened)
+        rows += [(threshold, event.value, count[event]) for event in Event]
+    return pl.DataFrame(
+        {
+            "threshold": [row[0] for row in rows],
+            "event": [row[1] for row in rows],
+            "count": [row[2] for row in rows],
+        },
+        schema={"threshold": pl.Float64, "event": pl.String, "count": pl.Int64},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Circuit:
+    """What is followed of a circuit.
+
+    Attributes:
+        members: Its components.
+        trade: Inside, in absolute flows.
+        function: Shares of that trade by kind, port and sign; of sales to the logits by sign.
+    """
+
+    members: frozenset[str]
+    trade: float
+    function: Mapping[tuple[str, ...], float]
+
+    def overlap(self, other: _Circuit) -> float:
+        """Of the smaller one's members, the share that the other has, too."""
+        common = len(self.members & other.members)
+        return common / min(len(self.members), len(other.members))
+
+    def cosine(self, other: _Circuit) -> float:
+        """Of the functions; 0 where one has none."""
+        sizes = hypot(*self.function.values()) * hypot(*other.function.values())
+        common = set(self.function) & set(other.function)
+        product = sum(self.function[key] * other.function[key] for key in sorted(common))
+        return product / sizes if sizes else 0.0
+
+    def comparable(self, other: _Circuit) -> bool:
+        """Whether neither trades much more inside."""
+        return min(self.trade, other.trade) >= COMPARABLE * max(self.trade, other.trade)
+
+
+_Found: TypeAlias = Mapping[str, _Circuit]
+_Members: TypeAlias = dict[int, dict[str, frozenset[str]]]
+
+
+def _events(
+    parents: _Found, children: _Found, threshold: float
+) -> Iterator[tuple[Event, str | None, str | None, float | None]]:
+    """From one step to the next."""
+    overlaps = {
+        (child, parent): children[child].overlap(parents[parent])
+        for child in children
+        for parent in parents
+    }
+    links = {pair for pair, overlap in overlaps.items() if overlap >= threshold}
+    of_child = Counter(child for child, _ in links)
+    of_parent = Counter(parent for _, parent in links)
+    moved = _moved(
+        {name: parents[name] for name in parents if not of_parent[name]},
+        {name: children[name] for name in children if not of_child[name]},
+    )
+    for child in children:
+        if child in moved:
+            parent = moved[child]
+            yield Event.RELOCATION, child, parent, overlaps[child, parent]
+        elif not of_child[child]:
+            yield Event.BIRTH, child, None, None
+        for parent in parents:
+            if (child, parent) in links:
+                event = (
+                    Event.MERGER
+                    if of_child[child] > 1
+                    else Event.SPLIT
+                    if of_parent[parent] > 1
+                    else Event.CONTINUATION
+                )
+                yield event, child, parent, overlaps[child, parent]
+    for parent in parents:
+        if not of_parent[parent] and parent not in moved.values():
+            yield Event.DEATH, None, parent, None
+
+
+def _moved(dying: _Found, born: _Found) -> dict[str, str]:
+    """Who of those that died does the same as who was born."""
+    pairs = [
+        (-born[child].cosine(dying[parent]), natural(child), natural(parent))
+        for child in born
+        for parent in dying
+        if born[child].comparable(dying[parent])
+    ]
+    found: dict[str, str] = {}
+    for cosine, (_, child), (_, parent) in sorted(pairs):
+        if -cosine >= SAME_FUNCTION and child not in found and parent not in found.values():
+            found[child] = parent
+    return found
+
+
+def _closest(
+    links: Sequence[tuple[str, str]],
+    here: Mapping[str, frozenset[str]],
+    there: Mapping[str, frozenset[str]],
+) -> list[tuple[str, str]]:
+    """Circuits and parents that share most members first; of equals those that differ least."""
+
+    def order(link: tuple[str, str]) -> tuple[int, int, tuple[int, str], tuple[int, str]]:
+        child, parent = here[link[0]], there[link[1]]
+        return -len(child & parent), len(child | parent), natural(link[1]), natural(link[0])
+
+    return sorted(links, key=order)
+
+
+def _members(circuits: pl.DataFrame) -> _Members:
+    """Members of circuits by step; steps and circuits in order."""
+    gathered: dict[tuple[int, str], set[str]] = {}
+    for step, circuit, component in circuits.select("step", "circuit", "component").rows():
+        gathered.setdefault((step, circuit), set()).add(component)
+    found: _Members = {}
+    for step, circuit in sorted(gathered, key=lambda key: (key[0], natural(key[1]))):
+        found.setdefault(step, {})[circuit] = frozenset(gathered[step, circuit])
+    return found
+
+
+def _known(circuits: pl.DataFrame, counted: pl.DataFrame) -> dict[int, dict[str, _Circuit]]:
+    """All circuits by step and name."""
+    by_step: dict[int, list[tuple[str, str, str, float, str | None]]] = {}
+    edges = counted.select("step", "supplier", "buyer", "port", "flow", "circuit")
+    for step, *edge in sorted(edges.rows(), key=lambda row: row[:4]):
+        by_step.setdefault(step, []).append(tuple(edge))
+    found: dict[int, dict[str, _Circuit]] = {}
+    for step, here in _members(circuits).items():
+        for name, members in here.items():
+            inside: defaultdict[tuple[str, ...], float] = defaultdict(float)
+            sales: defaultdict[tuple[str, ...], float] = defaultdict(float)
+            for supplier, buyer, port, flow, circuit in by_step.get(step, []):
+                sign = "gain" if flow > 0 else "loss"
+                if circuit == name:
+                    key = (kind_of(supplier), port, kind_of(buyer), sign)
+                    inside[key] += abs(flow)
+                elif buyer == Kind.LOGITS and supplier in members:
+                    sales[buyer, sign] += abs(flow)
+            function = _shares(inside) | _shares(sales)
+            found.setdefault(step, {})[name] = _Circuit(members, sum(inside.values(), 0.0), function)
+    return found
+
+
+def _shares(amounts: Mapping[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:
+    total = sum(amounts.values())
+    return {key: amount / total for key, amount in amounts.items()}
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, Event) else value

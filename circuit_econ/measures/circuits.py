@@ -1,0 +1,247 @@
+"""Modular circuits: found in the flows, followed over checkpoints, valued by joint ablation.
+
+An edge counts when it exceeds its sampling error and what untrained models of the same shape reach;
+components that trade alike share a role; roles that edges tie together are a circuit
+(:mod:`circuit_econ.graph.circuits`). Each circuit is then taken out as a whole, and its members one
+by one and in pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import isnan, sqrt
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from circuit_econ.errors import ConfigurationError, unknown
+from circuit_econ.evaluation import Evaluation
+from circuit_econ.graph.circuits import Circuits, adjusted_rand, find_circuits
+from circuit_econ.graph.counting import bounds, counted
+from circuit_econ.graph.tracking import track
+from circuit_econ.measures.base import Context, Measure
+from circuit_econ.measures.statistics import ratio_estimate
+from circuit_econ.measures.sweep import Sweep, Variant, sweep
+from circuit_econ.measures.untrained_flows import largest_of_untrained
+from circuit_econ.model import ModelConfig
+from circuit_econ.model.intervene import components, parse_component
+from circuit_econ.tables import BASELINES, make_table
+
+__all__ = ["CIRCUITS", "CircuitSettings"]
+
+
+@dataclass
+class CircuitSettings:
+    """Settings of ``circuits``.
+
+    Attributes:
+        baseline: Under which baseline's flows circuits are looked for; the run's first by default.
+            They are valued under all.
+        untrained: How many untrained models of the same shape say which edges count.
+        alike: How alike two components must trade to share a role, between 0 and 1.
+        overlap: Share of the smaller circuit that two must have in common to be the same one at the
+            next checkpoint.
+        most_pairs: Members of a circuit, those with the highest membership, whose pairs are taken
+            out together.
+    """
+
+    baseline: str | None = None
+    untrained: int = 20
+    alike: float = 0.6
+    overlap: float = 0.5
+    most_pairs: int = 12
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.baseline is not None and self.baseline not in BASELINES:
+            raise unknown("baseline of measures.circuits", self.baseline, BASELINES)
+        if self.untrained < 5:
+            raise ConfigurationError(
+                "measures.circuits.untrained must be at least 5 for a bound on what untrained "
+                f"models reach, not {self.untrained}"
+            )
+        for name in ("alike", "overlap"):
+            if not 0 < (value := getattr(self, name)) <= 1:
+                raise ConfigurationError(
+                    f"measures.circuits.{name} must be above 0 and at most 1, not {value}"
+                )
+        if self.most_pairs < 0:
+            raise ConfigurationError(
+                f"measures.circuits.most_pairs must be 0 or more, not {self.most_pairs}"
+            )
+
+
+def run(context: Context, settings: CircuitSettings) -> Mapping[str, pl.DataFrame]:
+    """Find circuits in the flows of this checkpoint and value them.
+
+    Joint values, single values and pairs are those of the same sequences, so that a redundancy,
+    V(S) − ΣV(c), has the error of its own paired differences
+    (:func:`~circuit_econ.measures.statistics.ratio_estimate`).
+
+    Raises:
+        ConfigurationError: If the flows of the baseline were not measured.
+    """
+    baseline = settings.baseline or str(context.baselines[0])
+    flows = context.tables["flows"].filter(pl.col("baseline") == baseline)
+    if baseline not in context.baselines:
+        raise unknown("baseline of measures.circuits", baseline, context.baselines)
+    assert context.untrained is not None
+    seen = largest_of_untrained(context, context.untrained, baseline, settings.untrained)
+    bound = bounds(seen)
+    edges = counted(flows, bound)
+    found = find_circuits(edges, settings.alike, context.seed)
+    halves = [
+        find_circuits(counted(_half(flows, name), bound), settings.alike, context.seed)
+        for name in ("first_half", "second_half")
+    ]
+    values, pairs = _values(context, found, settings.most_pairs)
+    both, index = adjusted_rand(*(half.assigned for half in halves))
+    return {
+        "counted": _counted(context.step, edges, found),
+        "circuits": make_table("circuits", {"step": context.step, **found.columns()}),
+        "circuit_values": make_table("circuit_values", {"step": context.step, **values}),
+        "circuit_pairs": make_table("circuit_pairs", {"step": context.step, **pairs}),
+        "circuit_agreement": make_table(
+            "circuit_agreement",
+            {
+                "step": context.step,
+                "circuits": len(found.names),
+                "first_half": len(halves[0].names),
+                "second_half": len(halves[1].names),
+                "components": both,
+                "adjusted_rand": index,
+            },
+        ),
+    }
+
+
+def _half(flows: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Flows as half of the data tells them, with the larger error that half of the data has."""
+    return flows.with_columns(
+        signal=pl.col(name), crowding=pl.lit(0.0), se=pl.col("se") * sqrt(2)
+    ).filter(pl.col("signal").is_not_null())
+
+
+def _counted(step: int, edges: pl.DataFrame, found: Circuits) -> pl.DataFrame:
+    named = ("supplier", "buyer", "port", "flow", "se", "bound")
+    columns: dict[str, Any] = {name: edges[name].to_list() for name in named}
+    ends = zip(columns["supplier"], columns["buyer"], strict=True)
+    columns["circuit"] = [found.inside(supplier, buyer) for supplier, buyer in ends]
+    return make_table("counted", {"step": step, **columns})
+
+
+def _values(
+    context: Context, found: Circuits, most_pairs: int
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Columns of ``circuit_values`` and ``circuit_pairs``."""
+    values: dict[str, list[Any]] = {
+        name: []
+        for name in ("circuit", "baseline", "value", "se", "singles", "redundancy", "redundancy_se")
+    }
+    pairs: dict[str, list[Any]] = {
+        name: []
+        for name in (
+            "circuit", "baseline", "first", "second", "value", "se", "redundancy", "redundancy_se",
+        )
+    }  # fmt: skip
+    config = context.model.config
+    wanted: dict[tuple[tuple[str, ...], str], int] = {}
+    asked = [(name, list(_sets(found, name, most_pairs))) for name in found.names]
+    for _, sets in asked:
+        for members in sets:
+            for baseline in context.baselines:
+                wanted.setdefault((members, str(baseline)), len(wanted))
+    variants = [
+        Variant(tuple(parse_component(name, config) for name in members), baseline)
+        for members, baseline in wanted
+    ]
+    swept = sweep(context, variants) if variants else None
+    for name, sets in asked:
+        assert swept is not None
+        for baseline in map(str, context.baselines):
+            loss = {m: swept.difference[wanted[m, baseline]] for m in sets}
+            singles = torch.stack([loss[m] for m in sets if len(m) == 1])
+            whole = loss[sets[0]]
+            row = [name, baseline, *_told(swept, whole), _mean(swept, singles.sum(0))]
+            _add(values, [*row, *_told(swept, whole - singles.sum(0))])
+            for pair in (m for m in sets[1:] if len(m) == 2):
+                left = loss[pair] - loss[pair[:1]] - loss[pair[1:]]
+                both = [*_told(swept, loss[pair]), *_told(swept, left)]
+                _add(pairs, [name, baseline, *pair, *both])
+    return values, pairs
+
+
+def _sets(found: Circuits, name: str, most_pairs: int) -> Iterator[tuple[str, ...]]:
+    """The circuit, its members one by one, and the pairs of those that belong to it most."""
+    members = found.members(name)
+    yield tuple(members)
+    yield from ((member,) for member in members)
+    most = sorted(members, key=lambda m: -members[m])[:most_pairs]
+    if len(members) >= 2:
+        kept = [member for member in members if member in most]
+        yield from combinations(kept, 2)
+
+
+def _told(swept: Sweep, sums: Tensor) -> tuple[float, float | None]:
+    mean, se = (float(x) for x in ratio_estimate(sums, swept.counts, swept.clusters))
+    return mean, None if isnan(se) else se
+
+
+def _mean(swept: Sweep, sums: Tensor) -> float:
+    return _told(swept, sums)[0]
+
+
+def _add(columns: dict[str, list[Any]], row: Sequence[Any]) -> None:
+    for column, value in zip(columns.values(), row, strict=True):
+        column.append(value)
+
+
+def across(
+    tables: Mapping[str, pl.DataFrame], settings: CircuitSettings
+) -> Mapping[str, pl.DataFrame]:
+    """Births, deaths, splits, mergers and relocations of circuits, from all checkpoints."""
+    steps = sorted(tables["circuit_agreement"]["step"].to_list())
+    events = track(tables["circuits"], tables["counted"], steps, settings.overlap)
+    return {"circuit_events": events}
+
+
+def passes(
+    config: ModelConfig,
+    evaluation: Evaluation,
+    baselines: tuple[str, ...],
+    settings: CircuitSettings,
+) -> float:
+    """Forward passes over the evaluation set if half of all components are in one circuit.
+
+    Untrained models are measured once for all checkpoints and are not counted.
+    """
+    return 2.0 + sum(depths(config, evaluation, baselines, settings)) / config.n_layers
+
+
+def depths(
+    config: ModelConfig,
+    evaluation: Evaluation,
+    baselines: tuple[str, ...],
+    settings: CircuitSettings,
+) -> list[float]:
+    """Layers above each variant if half of all components are in one circuit."""
+    members = len(components(config, embeddings=False)) // 2
+    most = min(members, settings.most_pairs)
+    variants = 1 + members + most * (most - 1) // 2
+    return [config.n_layers / 2] * (len(baselines) * variants)
+
+
+CIRCUITS = Measure(
+    "circuits",
+    CircuitSettings,
+    ("counted", "circuits", "circuit_values", "circuit_pairs", "circuit_agreement"),
+    run,
+    passes,
+    depths=depths,
+    needs=("income",),
+    across=across,
+)

@@ -1,0 +1,304 @@
+"""Exact effects of single edges, and what of a component's value is direct and what is mediated.
+
+An edge is cut by taking a component out of what one reader sees; everything else follows from that
+in a forward pass from the reader on. Flows choose which edges deserve one: the largest, and some of
+the rest at random, which tell what was left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan, sqrt
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from scipy import stats
+from torch import Tensor
+
+from circuit_econ.errors import ConfigurationError
+from circuit_econ.evaluation import Evaluation
+from circuit_econ.measures.base import Context, Measure
+from circuit_econ.measures.plan import GROUP, Plan
+from circuit_econ.measures.statistics import ratio_estimate
+from circuit_econ.measures.sweep import Reader, Sweep, Variant, sweep
+from circuit_econ.model import ModelConfig
+from circuit_econ.model.intervene import Component, components
+from circuit_econ.tables import TABLES, Baseline, Kind, make_table
+
+__all__ = ["EDGES", "EdgeSettings", "Sampling", "sampling"]
+
+_DRAW = 5
+"""Keeps the draw of edges apart from others of the seed."""
+
+_SCALES = {"q_scale": "q", "k_scale": "k"}
+"""What reaches a query or key through the scale of its norm belongs to that query or key."""
+
+Edge = tuple[str, str, str]
+"""Supplier, buyer, port."""
+
+
+@dataclass
+class EdgeSettings:
+    """Settings of ``edges``.
+
+    Attributes:
+        largest: How many edges to cut for their flow, the largest in size under each baseline.
+        drawn: How many of the rest to cut, drawn at random at every checkpoint.
+    """
+
+    largest: int = 32
+    drawn: int = 32
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.largest < 0 or self.drawn < 0:
+            raise ConfigurationError(
+                "measures.edges: largest and drawn must be 0 or more, not "
+                f"{self.largest} and {self.drawn}"
+            )
+        if self.drawn == 1:
+            raise ConfigurationError(
+                "measures.edges.drawn must be 0 or at least 2, not 1: a single edge does not tell "
+                "how much the rest differ"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What the measured edges say of those that were not.
+
+    Attributes:
+        hidden: Expected sum of their effects, in nats per scored position.
+        hidden_se: Its standard error.
+        hidden_size: The most that their sizes can be expected to sum to.
+    """
+
+    hidden: float
+    hidden_se: float
+    hidden_size: float
+
+
+def run(context: Context, settings: EdgeSettings) -> Mapping[str, pl.DataFrame]:
+    """Measure edges E(c→r) = L(r's input at a port without c, all else as it follows) − L.
+
+    "Without c" means with c's baseline in its place. In nats per scored position; positive =
+    useful. The direct value of a component is its edge to the logits. Its mediated value takes it
+    out of every other reader's input and leaves its own write in what the logits read. The
+    interaction is what its value has beyond both. All are paired differences on the same sequences,
+    with standard errors as in ``value``, given the baseline.
+
+    Layers whose suppliers wait for a reader keep their outputs: at most L · P · T · 2D numbers
+    beside what a sweep takes (L layers, P sequences of a panel, T tokens, width D), twice that
+    under ``resample``. Panels are made smaller for it, down to 8 sequences.
+    """
+    flows = context.tables["flows"]
+    parts = {p.name: p for p in components(context.model.config, embeddings=False)}
+    baselines = [str(b) for b in context.baselines]
+    every = {b: _edges(flows.filter(pl.col("baseline") == b)) for b in baselines}
+    chosen = {b: _chosen(every[b], settings, context, n) for n, b in enumerate(baselines)}
+    number: dict[Variant, int] = {}
+    for baseline in baselines:
+        for variant in _components(parts.values(), baseline):
+            number.setdefault(variant, len(number))
+        for edge in chosen[baseline]:
+            number.setdefault(_cut(edge, parts, baseline), len(number))
+    swept = sweep(replace(context, plan=_plan(context)), list(number))
+    lost = {variant: swept.difference[at] for variant, at in number.items()}
+    direct, edges, told = [], [], []
+    for baseline in baselines:
+        for part in parts.values():
+            value, mediated, sold = (lost[v] for v in _components([part], baseline))
+            rest = value - mediated - sold
+            found = [_estimate(swept, sums) for sums in (sold, mediated, rest)]
+            direct.append((part.name, baseline, *(m for m, _ in found), *(s for _, s in found)))
+        sums = {edge: lost[_cut(edge, parts, baseline)] for edge in chosen[baseline]}
+        for edge, why in chosen[baseline].items():
+            flow = every[baseline][edge]
+            edges.append((*edge, baseline, *_estimate(swept, sums[edge]), flow, why))
+        told.append(_told(swept, baseline, every[baseline], chosen[baseline], sums))
+    return {
+        "direct": _table("direct", context.step, direct),
+        "edges": _table("edges", context.step, edges),
+        "edge_sampling": _table("edge_sampling", context.step, told),
+    }
+
+
+def sampling(
+    effects: Sequence[float], ses: Sequence[float], unmeasured: int, sequences_se: float
+) -> Sampling:
+    """What edges drawn at random say of those of the same kind that were not measured.
+
+    The unmeasured u of N edges are expected to sum to u · ē, with ē the mean over the m drawn. Its
+    variance is N u s²/m for the draw of edges (s² the variance of effects, Cochran 1977, section
+    2.5) and u² se(ē)² for the sequences. Sizes sum to u · √(mean e² − mean se²) at most: the
+    root mean square is no smaller than the mean size, and the noise of the effects is taken off.
+
+    Args:
+        effects: Of the edges drawn.
+        ses: Their standard errors; NaN counts as none.
+        unmeasured: How many others there are.
+        sequences_se: Standard error of the mean effect over sequences.
+
+    Returns:
+        Zeros if everything was measured; NaN if nothing was drawn.
+    """
+    if not unmeasured:
+        return Sampling(0.0, 0.0, 0.0)
+    drawn = len(effects)
+    if drawn < 2:
+        return Sampling(float("nan"), float("nan"), float("nan"))
+    found, noise = np.array(effects), np.nan_to_num(np.array(ses))
+    draw = (unmeasured + drawn) * unmeasured * float(found.var(ddof=1)) / drawn
+    over = (unmeasured * sequences_se) ** 2
+    size = max(0.0, float((found**2).mean() - (noise**2).mean()))
+    return Sampling(unmeasured * float(found.mean()), sqrt(draw + over), unmeasured * sqrt(size))
+
+
+def _edges(flows: pl.DataFrame) -> dict[Edge, float]:
+    """The flow of every edge; scales of norms with the query or key that they scale."""
+    found: dict[Edge, float] = {}
+    for row in flows.iter_rows(named=True):
+        edge = (row["supplier"], row["buyer"], _SCALES.get(row["port"], row["port"]))
+        found[edge] = found.get(edge, 0.0) + row["signal"] + row["crowding"]
+    return found
+
+
+def _chosen(
+    flows: Mapping[Edge, float], settings: EdgeSettings, context: Context, number: int
+) -> dict[Edge, str]:
+    """Which edges are cut, and why."""
+    order = sorted(flows, key=lambda edge: -abs(flows[edge]))
+    largest, rest = order[: settings.largest], sorted(order[settings.largest :])
+    generator = torch.Generator().manual_seed(
+        ((context.seed + _DRAW) * 1_000_003 + context.step) * 101 + number
+    )
+    drawn = torch.randperm(len(rest), generator=generator)[: settings.drawn].tolist()
+    return dict.fromkeys(largest, "flow") | dict.fromkeys((rest[n] for n in drawn), "drawn")
+
+
+def _components(parts: Iterable[Component], baseline: str) -> list[Variant]:
+    """Of each component: taken out, taken out but for its direct write, that write alone."""
+    logits = Reader(None, "in")
+    return [
+        variant
+        for part in parts
+        for variant in (
+            Variant((part,), baseline),
+            Variant((part,), baseline, restored=True),
+            Variant((part,), baseline, reader=logits),
+        )
+    ]
+
+
+def _cut(edge: Edge, parts: Mapping[str, Component], baseline: str) -> Variant:
+    supplier, buyer, port = edge
+    reader = Reader(None if buyer == Kind.LOGITS else parts[buyer], port)
+    return Variant((parts[supplier],), baseline, reader=reader)
+
+
+def _plan(context: Context) -> Plan:
+    """The context's plan with panels so small that what suppliers keep fits in what it may take."""
+    model, plan = context.model, context.plan
+    c, length = model.config, context.evaluation.length
+    copies = 1 + (Baseline.RESAMPLE in context.baselines)
+    each = copies * c.n_layers * length * (c.n_heads * c.d_head + c.d_model) * model.dtype.itemsize
+
+    def size(panel: int) -> int:
+        found = replace(plan, panel=panel).bytes(c, length, model.device, model.dtype)
+        return found + panel * each
+
+    allowed, panel = plan.bytes(c, length, model.device, model.dtype), plan.panel
+    while panel > GROUP and size(panel) > allowed:
+        panel -= GROUP
+    return replace(plan, panel=max(1, panel))
+
+
+def _told(
+    swept: Sweep,
+    baseline: str,
+    flows: Mapping[Edge, float],
+    chosen: Mapping[Edge, str],
+    sums: Mapping[Edge, Tensor],
+) -> tuple[Any, ...]:
+    """A row of ``edge_sampling``, from the baseline on."""
+    effects = {edge: _estimate(swept, sums[edge]) for edge in chosen}
+    drawn = [edge for edge, why in chosen.items() if why == "drawn"]
+    over_sequences = 0.0
+    if drawn:
+        mean = torch.stack([sums[edge] for edge in drawn]).mean(0)
+        over_sequences = _estimate(swept, mean)[1] or 0.0
+    hidden = sampling(
+        [effects[edge][0] for edge in drawn],
+        [effects[edge][1] or 0.0 for edge in drawn],
+        len(flows) - len(chosen),
+        over_sequences,
+    )
+
+    def correlation(edges: Sequence[Edge]) -> float | None:
+        pair = [flows[e] for e in edges], [effects[e][0] for e in edges]
+        if len(edges) < 3 or any(len(set(side)) == 1 for side in pair):
+            return None
+        return float(stats.spearmanr(*pair).statistic)
+
+    return (
+        baseline, len(flows), len(chosen) - len(drawn), len(drawn), correlation(list(chosen)),
+        correlation(drawn), sum(effect for effect, _ in effects.values()),
+        _number(hidden.hidden), _number(hidden.hidden_se), _number(hidden.hidden_size),
+    )  # fmt: skip
+
+
+def _estimate(swept: Sweep, sums: Tensor) -> tuple[float, float | None]:
+    mean, se = (float(x) for x in ratio_estimate(sums, swept.counts, swept.clusters))
+    return mean, _number(se)
+
+
+def _number(x: float) -> float | None:
+    """NaN says "cannot be estimated"; in a table that is a null."""
+    return None if isnan(x) else x
+
+
+def _table(name: str, step: int, rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
+    """A table of rows whose columns are in the order of the schema, without the step."""
+    columns = [c for c in TABLES[name] if c != "step"]
+    found = {c: [row[at] for row in rows] for at, c in enumerate(columns)}
+    return make_table(name, {"step": [step] * len(rows), **found})
+
+
+def depths(
+    config: ModelConfig,
+    evaluation: Evaluation,
+    baselines: tuple[str, ...],
+    settings: EdgeSettings,
+) -> list[float]:
+    """Layers above each variant; edges are taken to be spread evenly over readers."""
+    found: list[float] = []
+    for part in components(config, embeddings=False):
+        assert part.layer is not None
+        above = float(config.n_layers - 1 - part.layer)
+        found += [above, above, 0.0]
+    found += [config.n_layers / 2] * (settings.largest + settings.drawn)
+    return found * len(baselines)
+
+
+def passes(
+    config: ModelConfig,
+    evaluation: Evaluation,
+    baselines: tuple[str, ...],
+    settings: EdgeSettings,
+) -> float:
+    """Forward passes over the evaluation set, blocks below what is cut not counted."""
+    return 2.0 + sum(depths(config, evaluation, baselines, settings)) / config.n_layers
+
+
+EDGES = Measure(
+    "edges",
+    EdgeSettings,
+    ("direct", "edges", "edge_sampling"),
+    run,
+    passes,
+    depths=depths,
+    needs=("income",),
+)
