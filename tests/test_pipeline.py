@@ -254,9 +254,9 @@ def test_a_tokenizer_that_is_not_the_models_is_said_to_be_another(tmp_path: Path
     [
         (
             {"measures": ["worth"]},
-            "unknown measure 'worth'; there is: value, attention, capacity, income",
+            "unknown measure 'worth'; there is: value, attention, capacity, composition, income, edges, circuits",
         ),
-        ({"measures": []}, "no measure asked for; there is: value, attention, capacity, income"),
+        ({"measures": []}, "no measure asked for; there is: value, attention, capacity, composition, income, edges, circuits"),
         ({"baselines": ["median"]}, "unknown baseline 'median'; there is: mean, mean-position"),
         ({"baselines": []}, "no baseline asked for"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; there is: float32, float64"),

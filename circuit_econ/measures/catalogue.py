@@ -10,6 +10,7 @@ from circuit_econ.measures.attention import ATTENTION
 from circuit_econ.measures.base import Measure
 from circuit_econ.measures.capacity import CAPACITY
 from circuit_econ.measures.circuits import CIRCUITS
+from circuit_econ.measures.composition import COMPOSITION
 from circuit_econ.measures.edges import EDGES
 from circuit_econ.measures.income import INCOME
 from circuit_econ.measures.value import VALUE
@@ -17,7 +18,7 @@ from circuit_econ.measures.value import VALUE
 __all__ = ["MEASURES", "measures_of"]
 
 MEASURES: Final[dict[str, Measure]] = {
-    m.name: m for m in (VALUE, ATTENTION, CAPACITY, INCOME, EDGES, CIRCUITS)
+    m.name: m for m in (VALUE, ATTENTION, CAPACITY, COMPOSITION, INCOME, EDGES, CIRCUITS)
 }
 """Every measure by name, in the order in which they run."""
 
