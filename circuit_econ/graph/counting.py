@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from math import exp
 from statistics import NormalDist
 from typing import Any, Final
@@ -29,6 +29,7 @@ _EDGE: Final = ("supplier", "buyer", "port")
 _FLOW = pl.col("signal") + pl.col("crowding")
 
 
+@cache
 def kind_of(component: str) -> Kind:
     """What a supplier or buyer is.
 
@@ -164,7 +165,7 @@ def counted(flows: pl.DataFrame, bounds: Mapping[str, float]) -> pl.DataFrame:
     return kept[sorted(range(len(edges)), key=lambda at: edge_key(edges[at]))]
 
 
-@lru_cache
+@cache
 def _further(count: int, level: float) -> float:
     """Upper quantile of how far one more Gumbel draw lies above the mean of some, in deviations.
 

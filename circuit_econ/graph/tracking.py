@@ -1,4 +1,4 @@
-"""Circuits over checkpoints: births, deaths, splits, mergers, relocations, and lasting names."""
+"""Circuits over checkpoints: births, deaths, splits, mergers, moves, and lasting names."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ __all__ = ["Event", "events_by_threshold", "lineages", "track"]
 SAME_FUNCTION: Final = 0.9
 """Cosine of two circuits' functions from which on one may be the other, moved."""
 
+SAME_GOODS: Final = 0.5
+"""Cosine of what a circuit trades and what it traded when it began, below which it is another."""
+
 COMPARABLE: Final = 0.5
 """Trade inside of the smaller one, as a share of the larger one's, for the same."""
 
@@ -35,6 +38,7 @@ class Event(StrEnum):
     SPLIT = "split"
     MERGER = "merger"
     RELOCATION = "relocation"
+    CONVERSION = "conversion"
 
 
 def track(
@@ -49,6 +53,10 @@ def track(
     reaches the threshold. Links are many to many, and each is one row:
 
     - ``continuation``: neither has another link;
+    - ``conversion``: likewise, but it no longer trades what it did: the cosine of its goods with
+      those of the circuit that the lineage began with is below 0.5. The same members then form
+      another circuit, and another lineage begins. (Not with those of the step before: what changes
+      slowly changes, too.)
     - ``split``: the parent has several links, the circuit has this one; one row for each part;
     - ``merger``: the circuit has several links, whatever its parents have; one row for each parent.
 
@@ -56,9 +64,9 @@ def track(
     knows how old they are. A circuit without a link to the next step is a ``death``: a row of the
     step at which it is gone, with the parent alone. Where one dies and one is born at once, and
     both do the same, it is a ``relocation`` and neither: the cosine of their functions is at least
-    0.9 and the trade inside of one at least half of the other's. The function of a circuit is the
-    shares of its internal trade by kind of supplier, port, kind of buyer and sign, and the shares
-    of its sales to the logits by sign. Pairs are made by cosine, the closest first.
+    0.9 and the trade inside of one at least half of the other's. The function of a circuit is its
+    goods, the shares of its internal trade by kind of supplier, port, kind of buyer and sign, and
+    the shares of its sales to the logits by sign. Pairs are made by cosine, the closest first.
 
     Args:
         circuits: Table ``circuits`` of all steps.
@@ -86,9 +94,17 @@ def track(
     ordered = sorted(set(steps))
     for step in ordered[:1]:
         rows += [(step, Event.BIRTH, name, None, None) for name in known.get(step, {})]
+    founders = dict(known.get(ordered[0], {})) if ordered else {}
     for before, step in pairwise(ordered):
         parents, children = known.get(before, {}), known.get(step, {})
-        rows += [(step, *event) for event in _events(parents, children, threshold)]
+        found = list(_events(parents, children, founders, threshold))
+        rows += [(step, *event) for event in found]
+        heirs = _heirs(
+            [(c, p) for event, c, p, _ in found if c and p and event != Event.CONVERSION],
+            {name: one.members for name, one in children.items()},
+            {name: one.members for name, one in parents.items()},
+        )
+        founders = {c: founders[heirs[c]] if c in heirs else children[c] for c in children}
     columns = zip(*rows, strict=True) if rows else ((),) * 5
     names = ("step", "event", "circuit", "parent", "overlap")
     return make_table(
@@ -115,16 +131,17 @@ def lineages(circuits: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
     """
     members = _members(circuits)
     links: dict[int, list[tuple[str, str]]] = {}
-    linked = events.filter(pl.col("circuit").is_not_null() & pl.col("parent").is_not_null())
+    linked = events.filter(
+        pl.col("circuit").is_not_null()
+        & pl.col("parent").is_not_null()
+        & (pl.col("event") != Event.CONVERSION)
+    )
     for step, circuit, parent in linked.select("step", "circuit", "parent").rows():
         links.setdefault(step, []).append((circuit, parent))
     named: dict[tuple[int, str], str] = {}
     before, born = 0, 0
     for step, here in members.items():
-        heirs: dict[str, str] = {}
-        for circuit, parent in _closest(links.get(step, []), here, members.get(before, {})):
-            if circuit not in heirs and parent not in heirs.values():
-                heirs[circuit] = parent
+        heirs = _heirs(links.get(step, []), here, members.get(before, {}))
         for circuit in here:
             if circuit in heirs:
                 named[step, circuit] = named[before, heirs[circuit]]
@@ -180,6 +197,9 @@ def events_by_threshold(
     )
 
 
+_Amounts: TypeAlias = Mapping[tuple[str, ...], float]
+
+
 @dataclass(frozen=True, slots=True)
 class _Circuit:
     """What is followed of a circuit.
@@ -187,12 +207,14 @@ class _Circuit:
     Attributes:
         members: Its components.
         trade: Inside, in absolute flows.
-        function: Shares of that trade by kind, port and sign; of sales to the logits by sign.
+        goods: Shares of that trade by kind, port and sign.
+        sales: Shares of sales to the logits by sign.
     """
 
     members: frozenset[str]
     trade: float
-    function: Mapping[tuple[str, ...], float]
+    goods: _Amounts
+    sales: _Amounts
 
     def overlap(self, other: _Circuit) -> float:
         """Of the smaller one's members, the share that the other has, too."""
@@ -201,10 +223,12 @@ class _Circuit:
 
     def cosine(self, other: _Circuit) -> float:
         """Of the functions; 0 where one has none."""
-        sizes = hypot(*self.function.values()) * hypot(*other.function.values())
-        common = set(self.function) & set(other.function)
-        product = sum(self.function[key] * other.function[key] for key in sorted(common))
-        return product / sizes if sizes else 0.0
+        return _cosine({**self.goods, **self.sales}, {**other.goods, **other.sales})
+
+    def converted(self, founder: _Circuit) -> bool:
+        """Whether it trades other goods than the circuit its lineage began with."""
+        known = bool(self.goods and founder.goods)
+        return known and _cosine(self.goods, founder.goods) < SAME_GOODS
 
     def comparable(self, other: _Circuit) -> bool:
         """Whether neither trades much more inside."""
@@ -216,7 +240,7 @@ _Members: TypeAlias = dict[int, dict[str, frozenset[str]]]
 
 
 def _events(
-    parents: _Found, children: _Found, threshold: float
+    parents: _Found, children: _Found, founders: _Found, threshold: float
 ) -> Iterator[tuple[Event, str | None, str | None, float | None]]:
     """From one step to the next."""
     overlaps = {
@@ -244,6 +268,8 @@ def _events(
                     if of_child[child] > 1
                     else Event.SPLIT
                     if of_parent[parent] > 1
+                    else Event.CONVERSION
+                    if children[child].converted(founders[parent])
                     else Event.CONTINUATION
                 )
                 yield event, child, parent, overlaps[child, parent]
@@ -265,6 +291,25 @@ def _moved(dying: _Found, born: _Found) -> dict[str, str]:
         if -cosine >= SAME_FUNCTION and child not in found and parent not in found.values():
             found[child] = parent
     return found
+
+
+def _heirs(
+    links: Sequence[tuple[str, str]],
+    here: Mapping[str, frozenset[str]],
+    there: Mapping[str, frozenset[str]],
+) -> dict[str, str]:
+    """The parent that each circuit carries on; no parent has two heirs."""
+    heirs: dict[str, str] = {}
+    for circuit, parent in _closest(links, here, there):
+        if circuit not in heirs and parent not in heirs.values():
+            heirs[circuit] = parent
+    return heirs
+
+
+def _cosine(ours: _Amounts, theirs: _Amounts) -> float:
+    sizes = hypot(*ours.values()) * hypot(*theirs.values())
+    product = sum(ours[key] * theirs[key] for key in sorted(set(ours) & set(theirs)))
+    return product / sizes if sizes else 0.0
 
 
 def _closest(
@@ -310,8 +355,9 @@ def _known(circuits: pl.DataFrame, counted: pl.DataFrame) -> dict[int, dict[str,
                     inside[key] += abs(flow)
                 elif buyer == Kind.LOGITS and supplier in members:
                     sales[buyer, sign] += abs(flow)
-            function = _shares(inside) | _shares(sales)
-            found.setdefault(step, {})[name] = _Circuit(members, sum(inside.values(), 0.0), function)
+            found.setdefault(step, {})[name] = _Circuit(
+                members, sum(inside.values(), 0.0), _shares(inside), _shares(sales)
+            )
     return found
 
 

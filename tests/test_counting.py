@@ -1,0 +1,162 @@
+"""Which edges count: classes, bounds from untrained models, sampling error."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import planted
+import polars as pl
+import pytest
+
+from circuit_econ.errors import ConfigurationError
+from circuit_econ.graph.counting import bounds, counted, edge_class, kind_of, largest_flows
+
+
+def maxima(sizes: dict[str, list[float]]) -> pl.DataFrame:
+    rows = [(seed, name, x) for name, xs in sizes.items() for seed, x in enumerate(xs)]
+    return pl.DataFrame(rows, schema=["seed", "class", "largest"], orient="row")
+
+
+def trade(*rows: tuple[str, str, str, float, float, float | None]) -> pl.DataFrame:
+    names = ["supplier", "buyer", "port", "signal", "crowding", "se"]
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def test_edges_are_classed_by_kinds_and_port() -> None:
+    assert edge_class("a0.h1", "a3.h12", "k") == "head → head k"
+    assert edge_class("m0", "logits", "in") == "mlp → logits in"
+    assert edge_class("embed", "a0.h0", "q_scale") == "embed → head q_scale"
+    assert [kind_of(name) for name in ("pos", "a1.h2", "m3")] == ["pos", "head", "mlp"]
+
+
+def test_what_is_no_component_is_refused() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        kind_of("a0.b_O")
+    assert str(error.value) == (
+        "'a0.b_O' is no component; there are: embed, pos, a<layer>.h<head>, m<layer>, and logits "
+        "as a buyer"
+    )
+
+
+def test_the_largest_flow_of_a_class_is_signal_and_crowding_without_sign() -> None:
+    rows = trade(
+        ("a0.h0", "a1.h0", "k", 1.0, -3.0, None),
+        ("a0.h1", "a1.h0", "k", 1.5, 0.0, None),
+        ("a0.h0", "a1.h0", "k_scale", 0.25, 0.25, None),
+    )
+    assert largest_flows(rows).rows() == [("head → head k", 2.0), ("head → head k_scale", 0.5)]
+    assert math.isnan(
+        largest_flows(trade(*rows.rows(), ("a0.h1", "a1.h1", "k", math.nan, 0.0, None)))["largest"][
+            0
+        ]
+    )
+
+
+def test_a_further_untrained_model_seldom_exceeds_a_bound() -> None:
+    """The stated rate, 1 % over all classes, for maxima of flows with light and heavy tails."""
+    rng, classes, models, trials = np.random.default_rng(0), 6, 10, 100
+    draws = {
+        "lognormal": lambda size: np.exp(rng.normal(size=size)),
+        "normal": lambda size: abs(rng.normal(size=size)),
+        "power": lambda size: abs(rng.standard_t(3, size=size)),
+    }
+    for draw in draws.values():
+        exceeded = 0
+        for _ in range(trials):
+            found = draw((classes, models + 1, 200)).max(2)
+            bound = bounds(maxima({str(k): row[:-1].tolist() for k, row in enumerate(found)}))
+            exceeded += any(row[-1] > bound[str(k)] for k, row in enumerate(found))
+        assert exceeded / trials <= 0.04  # 3 errors of a rate of 1 %
+
+
+def test_bounds_follow_spread_number_and_scale() -> None:
+    narrow, wide = [1.0, 1.1, 0.9, 1.05, 0.95], [1.0, 2.0, 0.5, 1.5, 0.75]
+    found = bounds(maxima({"narrow": narrow, "wide": wide}))
+    assert 1.1 < found["narrow"] < found["wide"]
+    # Scale of the flows is scale of the bound.
+    double = bounds(maxima({"narrow": [2 * x for x in narrow], "wide": wide}))
+    assert double["narrow"] == pytest.approx(2 * found["narrow"])
+    # More models say it better; more classes ask for more.
+    assert bounds(maxima({"wide": 4 * wide}))["wide"] < bounds(maxima({"wide": wide}))["wide"]
+    assert bounds(maxima({"wide": wide}))["wide"] < found["wide"]
+
+
+def test_zeros_are_handled() -> None:
+    found = bounds(maxima({"none": [0.0] * 5, "some": [0.0, 1.0, 1.0, 2.0, 2.0]}))
+    assert found["none"] == 0
+    assert found["some"] == bounds(maxima({"none": [0.0] * 5, "some": [1.0, 1, 1, 2, 2]}))["some"]
+    assert found["some"] > 2
+    assert bounds(maxima({"same": [3.0] * 5})) == {"same": pytest.approx(3)}
+
+
+def test_too_few_untrained_models_are_refused() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        bounds(maxima({"head → head k": [1.0, 2.0, 3.0, 4.0]}))
+    assert str(error.value) == (
+        "4 untrained models give no bound on what untrained models reach (head → head k): measure "
+        "at least 5"
+    )
+
+
+def test_flows_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        bounds(maxima({"head → head k": [1.0, 2.0, 3.0, 4.0, math.nan]}))
+    assert str(error.value) == (
+        "the flows of an untrained model are not finite (head → head k): there is no bound on what "
+        "untrained models reach; measure in float64, or initialise with less"
+    )
+
+
+def test_an_edge_counts_beyond_error_and_bound() -> None:
+    bound = {"head → head k": 1.0, "head → logits in": 0.0, "head → head v": 0.0}
+    z = NormalDist().inv_cdf(1 - 0.01 / 2 / 6)
+    rows = trade(
+        ("a1.h0", "logits", "in", 0.1, 0.0, 0.1 / z * 0.99),  # just beyond its error
+        ("a1.h1", "logits", "in", 0.1, 0.0, 0.1 / z * 1.01),
+        ("a0.h0", "a1.h0", "k", 1.0, 0.5, 0.5 / z * 0.99),
+        ("a0.h0", "a1.h1", "k", -2.0, 0.5, 0.5 / z * 0.99),  # losses count like gains
+        ("a0.h1", "a1.h1", "k", 1.0, 0.5, 0.5 / z * 1.01),
+        ("a0.h0", "a1.h0", "v", 0.0, 0.0, 0.0),
+        ("a0.h1", "a1.h0", "v", 9.0, 0.0, None),  # without an error nobody knows
+        ("a0.h1", "a1.h1", "v", math.nan, 0.0, 0.1),
+    )
+    found = counted(rows, bound)
+    assert found.columns == ["supplier", "buyer", "port", "flow", "se", "bound"]
+    assert found.select("supplier", "buyer", "port", "flow", "bound").rows() == [
+        ("a0.h0", "a1.h0", "k", 1.5, 1.0),
+        ("a0.h0", "a1.h1", "k", -1.5, 1.0),
+        ("a1.h0", "logits", "in", 0.1, 0.0),
+    ]
+    assert counted(rows.reverse(), bound).equals(found)
+    assert counted(rows.clear(), {}).is_empty()
+
+
+def test_sampling_error_alone_counts_no_edge() -> None:
+    """Thousands of edges without a flow: in one table of a hundred one may count."""
+    rng, edges = np.random.default_rng(1), planted.pairs()
+    bound = {edge_class(*edge): 0.0 for edge in edges}
+    hits = sum(
+        counted(planted.table(edges, 0.1 * rng.normal(size=len(edges)), 0.1), bound).height > 0
+        for _ in range(100)
+    )
+    assert len(edges) > 1000 and hits <= 4
+
+
+def test_edges_of_several_steps_or_baselines_are_refused() -> None:
+    row = ("a0.h0", "a1.h0", "k", 1.0, 0.0, 0.1)
+    with pytest.raises(ConfigurationError) as error:
+        counted(trade(row, row), {"head → head k": 0.0})
+    assert str(error.value) == (
+        "the flow a0.h0 a1.h0 k is there more than once: edges are counted at one step and under "
+        "one baseline"
+    )
+
+
+def test_a_class_without_a_bound_is_named() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        counted(trade(("a0.h0", "a1.h0", "k", 1.0, 0.0, 0.1)), {"head → head v": 1.0})
+    assert str(error.value) == (
+        "no untrained model says what edges 'head → head k' may reach; there is: head → head v"
+    )
