@@ -38,12 +38,12 @@ HEAD = """\
 by `make bench`.
 
 One node: a forward pass, a backward pass, all incomes and all flows of a batch, split into signal
-and crowding; the mean of {nodes} nodes. A plain pass: forward, loss and backward of the same model in
-float32 with scaled-dot-product attention on the same batch, gradients of all weights included (of
-the activations alone in brackets). Edge attribution: TransformerLens' `attribution_patch` at edge
-granularity, which is one node, and which it takes sequence by sequence: two forward passes and a
-backward pass each. Zero baseline, random tokens. Medians of rounds taken by turns, ratios with their
-range. Memory: most MB beyond what was held before.
+and crowding; the mean of {nodes} nodes. A plain pass: forward, loss and backward of the same model
+in float32 with scaled-dot-product attention on the same batch, gradients of all weights included
+(of the activations alone in brackets). Edge attribution: TransformerLens' `attribution_patch` at
+edge granularity, which is one node, and which it takes sequence by sequence: two forward passes and
+a backward pass each. Zero baseline, random tokens. Medians of rounds taken by turns, ratios with
+their range. Memory: most MB beyond what was held before.
 
 | shape | edges | tokens | plain, s | income, s per node | income / plain | edge attribution, s | \
 attribution / income | plain, MB | income, MB | attribution, MB |
@@ -94,7 +94,7 @@ def plain_pass(
 
 
 def attribution(bridge: Any, tokens: Tensor, targets: Tensor) -> None:
-    """Edge attribution of every sequence, from a model of zeros' donors: the same tokens shifted."""
+    """Edge attribution of every sequence, patched from the same tokens shifted by one."""
     from transformer_lens.tools.analysis.attribution_patching import (
         EdgeAttributionConfig,
         attribution_patch,

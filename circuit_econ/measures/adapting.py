@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from circuit_econ.measures.precision import PILOT, Precision, first_guess, next_guess
 from circuit_econ.measures.statistics import Estimate, estimate
-from circuit_econ.measures.sweep import Sweep
+from circuit_econ.measures.sweep import Draw, Sweep
 
 __all__ = ["Adapted", "adapt", "pilot_panels"]
 
@@ -15,15 +15,15 @@ Adapted = dict[int, slice]
 """By variant, the columns that its estimate is made of."""
 
 
-def pilot_panels(sweep: Sweep) -> int:
+def pilot_panels(draw: Draw) -> int:
     """Panels of the pilot: the first that hold 32 sequences (documents).
 
     0 if there are not twice as many: then nothing is decided, and every sequence is measured.
     """
-    units = _units(sweep, len(sweep.order))
+    units = _units(draw, len(draw.order))
     if units < 2 * PILOT:
         return 0
-    return next(n for n, (_, last) in enumerate(sweep.panels, 1) if _units(sweep, last) >= PILOT)
+    return next(n for n, (_, last) in enumerate(draw.panels, 1) if _units(draw, last) >= PILOT)
 
 
 def adapt(
@@ -69,8 +69,8 @@ def _estimate(sweep: Sweep, number: int, columns: slice) -> Estimate:
     return estimate(sweep.difference[number, columns], sweep.counts[columns], clusters)
 
 
-def _units(sweep: Sweep, columns: int) -> int:
-    clusters = sweep.clusters
+def _units(draw: Draw, columns: int) -> int:
+    clusters = draw.clusters
     return columns if clusters is None else len(clusters[:columns].unique())
 
 

@@ -1,4 +1,4 @@
-"""Composition scores: how far what one component writes lies where another reads, from weights alone.
+"""Composition scores, from weights alone: how far what one component writes is what another reads.
 
 Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits": ‖R W‖ / (‖R‖ ‖W‖) in
 Frobenius norms, for the map W that a supplier applies (W_O W_V of a head, W_out of an MLP) and the

@@ -23,7 +23,8 @@ from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.plan import GROUP, Plan
 from circuit_econ.measures.statistics import ratio_estimate
-from circuit_econ.measures.sweep import Reader, Sweep, Variant, sweep
+from circuit_econ.measures.sweep import Sweep, sweep
+from circuit_econ.measures.variants import Cut, Mediated, Reader, Variant
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import Component, components
 from circuit_econ.tables import TABLES, Baseline, Kind, make_table
@@ -88,7 +89,8 @@ def run(context: Context, settings: EdgeSettings) -> Mapping[str, pl.DataFrame]:
     useful. The direct value of a component is its edge to the logits. Its mediated value takes it
     out of every other reader's input and leaves its own write in what the logits read. The
     interaction is what its value has beyond both. All are paired differences on the same sequences,
-    with standard errors as in ``value``, given the baseline.
+    with standard errors as in ``value``, given the baseline. Every sequence is used, whatever
+    precision is asked for.
 
     Layers whose suppliers wait for a reader keep their outputs: at most L · P · T · 2D numbers
     beside what a sweep takes (L layers, P sequences of a panel, T tokens, width D), twice that
@@ -133,8 +135,10 @@ def sampling(
 
     The unmeasured u of N edges are expected to sum to u · ē, with ē the mean over the m drawn. Its
     variance is N u s²/m for the draw of edges (s² the variance of effects, Cochran 1977, section
-    2.5) and u² se(ē)² for the sequences. Sizes sum to u · √(mean e² − mean se²) at most: the
-    root mean square is no smaller than the mean size, and the noise of the effects is taken off.
+    2.5) and u² se(ē)² for the sequences; the first has some of the second in it, so their sum is
+    rather too large. Sizes sum to u · min(mean |e|, √(mean e² − mean se²)) at most: the mean of
+    noisy sizes is too large, and a root mean square is no smaller than the mean size, also with the
+    noise of the effects taken off.
 
     Args:
         effects: Of the edges drawn.
@@ -154,7 +158,8 @@ def sampling(
     draw = (unmeasured + drawn) * unmeasured * float(found.var(ddof=1)) / drawn
     over = (unmeasured * sequences_se) ** 2
     size = max(0.0, float((found**2).mean() - (noise**2).mean()))
-    return Sampling(unmeasured * float(found.mean()), sqrt(draw + over), unmeasured * sqrt(size))
+    most = min(sqrt(size), float(np.abs(found).mean()))
+    return Sampling(unmeasured * float(found.mean()), sqrt(draw + over), unmeasured * most)
 
 
 def _edges(flows: pl.DataFrame) -> dict[Edge, float]:
@@ -187,8 +192,8 @@ def _components(parts: Iterable[Component], baseline: str) -> list[Variant]:
         for part in parts
         for variant in (
             Variant((part,), baseline),
-            Variant((part,), baseline, restored=True),
-            Variant((part,), baseline, reader=logits),
+            Mediated((part,), baseline),
+            Cut((part,), baseline, reader=logits),
         )
     ]
 
@@ -196,7 +201,7 @@ def _components(parts: Iterable[Component], baseline: str) -> list[Variant]:
 def _cut(edge: Edge, parts: Mapping[str, Component], baseline: str) -> Variant:
     supplier, buyer, port = edge
     reader = Reader(None if buyer == Kind.LOGITS else parts[buyer], port)
-    return Variant((parts[supplier],), baseline, reader=reader)
+    return Cut((parts[supplier],), baseline, reader=reader)
 
 
 def _plan(context: Context) -> Plan:

@@ -1,18 +1,15 @@
 """The ablation sweep: one clean pass, and every variant from the place where it first differs.
 
-A *variant* takes a set of components out under one baseline, or moves the stream by a component's
-shuffled differences (the placebo), or takes a component out of what a single reader sees (an edge).
-The clean pass goes up layer by layer; at each place the variants that begin there join a chunk, and
-only the layers above are computed for them. Nothing of a layer is kept once its variants are under
-way, so memory does not grow with depth; only where edges are cut, what a supplier's layer wrote
-waits for its last reader.
+What a *variant* does is its own affair (:mod:`circuit_econ.measures.variants`). The clean pass goes
+up layer by layer; at each place the variants that begin there join a chunk, and only the layers
+above are computed for them. Nothing of a layer is kept once its variants are under way, so memory
+does not grow with depth; only where edges are cut, outputs of a supplier's layer wait for its last
+reader (:meth:`circuit_econ.measures.plan.Plan.bytes`).
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -22,117 +19,67 @@ from torch import Tensor
 from circuit_econ.measures.base import Context
 from circuit_econ.measures.plan import GROUP
 from circuit_econ.measures.scoring import Scoring, sample_positions
+from circuit_econ.measures.variants import Layer, Piece, Sequences, Variant
 from circuit_econ.measures.workers import Workers
 from circuit_econ.model import Edit, Model, Trace
-from circuit_econ.model.intervene import Baselines, Component, draw_donors
-from circuit_econ.model.records import Ports
+from circuit_econ.model.intervene import Baselines, draw_donors
 from circuit_econ.model.transfer import send
-from circuit_econ.tables import Baseline, Kind
+from circuit_econ.tables import Baseline
 
-__all__ = ["Reader", "Sweep", "Variant", "sweep"]
+__all__ = ["Draw", "Sweep", "Variant", "sweep"]
 
 # Seeds of independent draws are kept apart by a constant each.
-_DONORS, _ORDER, _SHUFFLE, _POSITIONS = 1, 2, 3, 4
+_DONORS, _ORDER, _POSITIONS = 1, 2, 4
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Where a component, or the logits, reads the stream.
+class Draw:
+    """In which order evaluation sequences are measured, and which of them go together.
 
-    Attributes:
-        component: Who reads; None for the logits.
-        port: ``q``, ``k`` or ``v`` of a head, ``in`` of an MLP and of the logits.
-    """
-
-    component: Component | None
-    port: str
-
-    def place(self, model: Model) -> int:
-        """The first place of the stream that holds what comes of the reading."""
-        return model.last_place if self.component is None else self.component.place(model)
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A set of components under one baseline.
-
-    Attributes:
-        parts: What is taken out.
-        baseline: What stands in its place.
-        placebo: Whether a single one is shuffled instead.
-        draw: Numbers independent shuffles.
-        reader: A single one is taken out of what this reader sees, everything else follows from
-            that: an edge is cut. None takes it out of the stream.
-        restored: Whether what is taken out is put back before the logits read: the mediated value.
-    """
-
-    parts: tuple[Component, ...]
-    baseline: str
-    placebo: bool = False
-    draw: int = 0
-    reader: Reader | None = None
-    restored: bool = False
-
-    def start(self, model: Model) -> int:
-        """The first place of the stream that differs."""
-        if self.reader is not None:
-            return self.reader.place(model)
-        return min(part.place(model) for part in self.parts)
-
-
-@dataclass(slots=True)
-class _Layer:
-    """What the clean pass, and that of the donors, left behind at a layer."""
-
-    trace: Trace
-    donors: Trace | None
-    ports: Ports | None = None
-
-    def ports_at(self, model: Model, layer: int) -> Ports:
-        """What the layer's heads read in the clean pass; computed once, where an edge is cut."""
-        if self.ports is None:
-            self.ports = model.ports(layer, self.trace.streams[2 * layer])
-        return self.ports
-
-    def outputs(self) -> _Layer:
-        """What its components wrote, without the streams."""
-        donors = None if self.donors is None else Trace({}, self.donors.heads, self.donors.mlps)
-        return _Layer(Trace({}, self.trace.heads, self.trace.mlps), donors)
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Some rows of a panel under one variant, with what they start from.
-
-    ``source`` is the layer of what is taken out: a lower one than ``layer`` where an edge is cut.
-    """
-
-    number: int
-    place: int
-    rows: slice
-    layer: _Layer
-    source: _Layer
-
-    @property
-    def length(self) -> int:
-        return self.rows.stop - self.rows.start
-
-
-class Sweep:
-    """Losses of sequences, clean and under variants, panel by panel.
-
-    Columns are the evaluation sequences in the order in which they are drawn: at random, the same
-    at every checkpoint, windows of one document together.
+    At random, the same at every checkpoint, windows of one document together.
 
     Attributes:
         order: Which sequence each column is, ``[S]``.
         panels: First and last column of each panel.
         groups: How many groups of sequences placebos are shuffled within.
+        clusters: Which document each column comes from, ``[S]``; None if each is its own.
+    """
+
+    def __init__(self, context: Context) -> None:
+        """Draw for the evaluation set and plan of a context."""
+        evaluation = context.evaluation
+        sequences = len(evaluation.tokens)
+        self.order = _order(evaluation.clusters, sequences, context.seed)
+        self.clusters = None if evaluation.clusters is None else evaluation.clusters[self.order]
+        self.groups = -(-sequences // GROUP)
+        self.together = -(-context.plan.panel // GROUP)
+        cuts = [self._bounds(g)[0] for g in range(0, self.groups, self.together)]
+        self.panels = list(zip(cuts, [*cuts[1:], sequences], strict=True))
+
+    def groups_of(self, panel: int) -> dict[int, slice]:
+        """First and last row, within a panel, of each of its groups."""
+        first = panel * self.together
+        start = self.panels[panel][0]
+        return {
+            group: slice(*(bound - start for bound in self._bounds(group)))
+            for group in range(first, min(self.groups, first + self.together))
+        }
+
+    def _bounds(self, group: int) -> tuple[int, int]:
+        """First and last column of a group; sizes differ by at most one."""
+        sequences = len(self.order)
+        return group * sequences // self.groups, (group + 1) * sequences // self.groups
+
+
+class Sweep(Draw):
+    """Losses of sequences, clean and under variants, panel by panel.
+
+    Columns are the evaluation sequences in the order in which they are drawn.
+
+    Attributes:
         clean: Nats per sequence, summed over scored positions, ``[S]``; NaN where not measured.
         difference: Ablated minus clean, ``[variants, S]``, float64; exactly 0 where the stream did
             not change, NaN where not measured.
         counts: Scored positions per sequence, ``[S]``.
-        clusters: Which document each column comes from, ``[S]``; None if each is its own.
     """
 
     def __init__(
@@ -146,35 +93,19 @@ class Sweep:
             positions: Score so many positions of each sequence, drawn at random, each standing for
                 several: unbiased. All by default.
         """
+        super().__init__(context)
         self.context, self.variants = context, variants
-        evaluation = context.evaluation
-        self.order = _order(evaluation.clusters, len(evaluation.tokens), context.seed)
+        evaluation, device = context.evaluation, context.model.device
         self.tokens = evaluation.tokens[self.order]
         targets = evaluation.targets[self.order]
         self.counts = (targets >= 0).sum(1)
         self.targets, self.weights = sample_positions(targets, positions, context.seed + _POSITIONS)
-        self.clusters = None if evaluation.clusters is None else evaluation.clusters[self.order]
-        sequences = len(self.tokens)
-        self.groups = -(-sequences // GROUP)
-        self.panels = _panels(sequences, self.groups, context.plan.panel)
-        self._forget()
-        self._baselines(context)
-
-    def joined_by(self, variants: Sequence[Variant]) -> Sweep:
-        """The same draws and baselines, with more variants; nothing measured yet."""
-        other = copy.copy(self)
-        other.variants = [*self.variants, *variants]
-        other._forget()
-        return other
-
-    def _forget(self) -> None:
-        """Nothing is measured yet."""
-        device = self.context.model.device
         self.clean = torch.full((len(self.order),), torch.nan, dtype=torch.float64)
-        self.difference = self.clean.repeat(len(self.variants), 1)
+        self.difference = self.clean.repeat(len(variants), 1)
         self._clean = self.clean.to(device, copy=True)
         self._losses = self.difference.to(device, copy=True)
         self._moved = torch.ones(self.difference.shape, dtype=torch.bool, device=device)
+        self._baselines(context)
 
     def _baselines(self, context: Context) -> None:
         model, evaluation = context.model, context.evaluation
@@ -207,7 +138,7 @@ class Sweep:
     def _run_panel(
         self, panel: _Panel, numbers: Sequence[int], workers: Workers, limit: int
     ) -> None:
-        waiting: list[_Piece] = []
+        waiting: list[Piece] = []
         rows, done = 0, 0
         for piece in panel.pieces(numbers, limit):
             if rows + piece.length > limit:
@@ -243,61 +174,58 @@ class _Panel:
         self.scoring = Scoring(
             sweep.targets[self.columns], sweep.weights[self.columns], self.model.device
         )
-        self.donor_tokens: Tensor | None = None
+        donors = None
         if sweep.donor_of is not None:
-            self.donor_tokens = sweep.reference[
-                send(sweep.donor_of[self.columns], self.model.device)
-            ]
-        self.later: Trace | None = None
+            donors = sweep.reference[send(sweep.donor_of[self.columns], self.model.device)]
+        self.sequences = Sequences(
+            self.model, sweep.baselines, self.tokens, donors,
+            sweep.groups_of(number), sweep.context.seed,
+        )  # fmt: skip
 
-    def pieces(self, numbers: Sequence[int], limit: int) -> Iterator[_Piece]:
+    def pieces(self, numbers: Sequence[int], limit: int) -> Iterator[Piece]:
         """The clean pass upward; at each place the variants that start there, cut into rows."""
         starting: dict[int, list[int]] = {}
         for number in numbers:
             starting.setdefault(self.sweep.variants[number].start(self.model), []).append(number)
         self._foresee(numbers)
         size, last = len(self.tokens), self._last_readers(numbers)
-        kept: dict[int, _Layer] = {}
+        kept: dict[int, Layer] = {}
         for at, (places, layer) in enumerate(self._layers(), -1):
             if at in last:
                 kept[at] = layer.outputs()
             for place in places:
                 for number in starting.get(place, ()):
-                    source, supplier = layer, self._supplier(number)
-                    if supplier is not None:
-                        source = kept[supplier]
+                    supplier = self.sweep.variants[number].supplier
+                    source = layer if supplier is None else kept[supplier]
                     for row in range(0, size, limit):
                         rows = slice(row, min(size, row + limit))
-                        yield _Piece(number, place, rows, layer, source)
+                        yield Piece(number, place, rows, layer, source, self.sequences)
             kept = {supplier: found for supplier, found in kept.items() if last[supplier] > at}
-
-    def _supplier(self, number: int) -> int | None:
-        """The layer of the component that a reader shall not see; None for other variants."""
-        variant = self.sweep.variants[number]
-        return None if variant.reader is None else variant.parts[0].layer
 
     def _last_readers(self, numbers: Sequence[int]) -> dict[int, int]:
         """By layer of suppliers, that of their last reader."""
         last: dict[int, int] = {}
         for number in numbers:
-            if (supplier := self._supplier(number)) is not None:
-                layer = (self.sweep.variants[number].start(self.model) - 1) // 2
+            variant = self.sweep.variants[number]
+            if (supplier := variant.supplier) is not None:
+                layer = (variant.start(self.model) - 1) // 2
                 last[supplier] = max(last.get(supplier, layer), layer)
         return last
 
-    def _layers(self) -> Iterator[tuple[tuple[int, ...], _Layer]]:
+    def _layers(self) -> Iterator[tuple[tuple[int, ...], Layer]]:
         model = self.model
         stream = model.embed(self.tokens)
-        theirs = None if self.donor_tokens is None else model.embed(self.donor_tokens)
+        donor_tokens = self.sequences.donor_tokens
+        theirs = None if donor_tokens is None else model.embed(donor_tokens)
         embedded = Trace({0: stream})
-        yield (0,), _Layer(embedded, None if theirs is None else Trace({0: theirs}))
+        yield (0,), Layer(embedded, None if theirs is None else Trace({0: theirs}))
         for number in range(model.config.n_layers):
             trace, donors = Trace(), None
             stream = model.run(stream, 2 * number, trace=trace, until=2 * number + 2)
             if theirs is not None:
                 donors = Trace()
                 theirs = model.run(theirs, 2 * number, trace=donors, until=2 * number + 2)
-            yield (2 * number + 1, 2 * number + 2), _Layer(trace, donors)
+            yield (2 * number + 1, 2 * number + 2), Layer(trace, donors)
         everyone = [slice(0, len(self.tokens))]
         self.sweep._clean[self.columns] = self.scoring.losses(model, stream, everyone)
 
@@ -307,19 +235,18 @@ class _Panel:
         wanted = {
             part.layer
             for v in variants
-            if v.baseline == Baseline.RESAMPLE and len(v.parts) > 1
-            for part in v.parts
-            if part.place(self.model) > v.start(self.model)
+            if v.baseline == Baseline.RESAMPLE
+            for part in v.ahead(self.model)
         }
-        if wanted and self.donor_tokens is not None:
-            whole = self.model.trace(self.donor_tokens)
-            self.later = Trace(
+        if wanted and self.sequences.donor_tokens is not None:
+            whole = self.model.trace(self.sequences.donor_tokens)
+            self.sequences.later = Trace(
                 heads={k: v for k, v in whole.heads.items() if k in wanted},
                 mlps={k: v for k, v in whole.mlps.items() if k in wanted},
             )
 
     @torch.no_grad()
-    def run(self, pieces: Sequence[_Piece]) -> None:
+    def run(self, pieces: Sequence[Piece]) -> None:
         """Take a chunk to the top: pieces join at the places where they start."""
         model, sweep = self.model, self.sweep
         stream: Tensor | None = None
@@ -332,11 +259,12 @@ class _Panel:
             streams = [] if stream is None else [stream]
             for piece in joining:
                 begin = sum(map(len, streams))
-                moved, later = self._intervene(piece)
+                variant = sweep.variants[piece.number]
+                moved, later = variant.move(piece)
                 rows = slice(begin, begin + piece.length)
                 edits += [part.edit(rows, instead) for part, instead in later]
-                streams.append(piece.layer.trace.streams[place][piece.rows] + moved)
-                if sweep.variants[piece.number].restored:
+                streams.append(piece.stream() + moved)
+                if variant.restored:
                     restored.append((rows, moved))
                 if not later:
                     different = (moved != 0).flatten(1).any(1)
@@ -357,94 +285,9 @@ class _Panel:
         share = 1.0 if after else rows / (variants * len(self.tokens))
         return (self.number + share) / len(self.sweep.panels)
 
-    def _columns(self, piece: _Piece) -> slice:
+    def _columns(self, piece: Piece) -> slice:
         first = self.columns.start
         return slice(first + piece.rows.start, first + piece.rows.stop)
-
-    def _intervene(self, piece: _Piece) -> tuple[Tensor, list[tuple[Component, Tensor]]]:
-        """How a variant moves the stream where it starts, and what it replaces further on."""
-        variant = self.sweep.variants[piece.number]
-        if variant.reader is not None:
-            return self._at_reader(variant.parts[0], variant, variant.reader, piece), []
-        moved = torch.zeros((), dtype=self.model.dtype, device=self.model.device)
-        later = []
-        for part in variant.parts:
-            if part.place(self.model) > piece.place:
-                instead = self._later(part, variant.baseline)
-                instead = instead[piece.rows] if len(instead) == len(self.tokens) else instead
-                later.append((part, instead))
-            elif variant.placebo:
-                moved = moved + part.write(self.model, self._shuffled(part, variant, piece))
-            else:
-                moved = moved + part.write(self.model, self._change(part, variant, piece))
-        shape = piece.layer.trace.streams[piece.place][piece.rows].shape
-        return moved.expand(shape), later
-
-    def _at_reader(
-        self, part: Component, variant: Variant, reader: Reader, piece: _Piece
-    ) -> Tensor:
-        """What a reader writes without a component in its input, less what it writes with it."""
-        model, rows, trace = self.model, piece.rows, piece.layer.trace
-        change = part.write(model, self._change(part, variant, piece))
-        if reader.component is None:
-            return change
-        layer, head = reader.component.layer, reader.component.head
-        assert layer is not None
-        if head is None:
-            entering = trace.streams[2 * layer if model.config.parallel else 2 * layer + 1]
-            moved = model.mlp(layer, entering[rows] + change) - trace.mlps[layer][rows]
-        else:
-            clean = piece.layer.ports_at(model, layer)
-            seen = model.ports(layer, trace.streams[2 * layer][rows] + change)
-            shared = head // model.config.group
-            q, k, v = (
-                getattr(seen, port) if port == reader.port else getattr(clean, port)[rows]
-                for port in ("q", "k", "v")
-            )
-            alone = (x[:, at : at + 1] for x, at in ((q, head), (k, shared), (v, shared)))
-            output = model.mix(layer, *alone)[:, :, 0]
-            moved = model.write_head(layer, head, output - trace.heads[layer][rows][:, :, head])
-        # What is computed again differs by rounding where nothing was taken out.
-        return moved * (change != 0).flatten(1).any(1)[:, None, None]
-
-    def _later(self, part: Component, baseline: str) -> Tensor:
-        """What stands in a component's place at a layer that the clean pass has not reached."""
-        width = self.model.config.d_head if part.kind is Kind.HEAD else self.model.config.d_model
-        like = torch.empty(1, 1, width, dtype=self.model.dtype, device=self.model.device)
-        donors = None
-        if self.later is not None and self.donor_tokens is not None:
-            donors = self.later, self.donor_tokens
-        instead = self.sweep.baselines.replacement(part, baseline, like, donors)
-        return instead if instead.ndim == 3 else instead[None]
-
-    def _change(self, part: Component, variant: Variant, piece: _Piece) -> Tensor:
-        """Baseline minus output of a component, for the rows of a piece: ``[rows, T, width]``."""
-        output = part.output(self.model, piece.source.trace, self.tokens)[piece.rows]
-        donors = None
-        if piece.source.donors is not None and self.donor_tokens is not None:
-            donors = piece.source.donors, self.donor_tokens
-        instead = self.sweep.baselines.replacement(part, variant.baseline, output, donors)
-        if variant.baseline == Baseline.RESAMPLE:
-            instead = instead[piece.rows]
-        return instead - output
-
-    def _shuffled(self, part: Component, variant: Variant, piece: _Piece) -> Tensor:
-        """The same differences at other sequences and positions of the group, drawn once a run."""
-        found, sweep = [], self.sweep
-        length = self.tokens.shape[1]
-        for group in range(sweep.groups):
-            first, last = _bounds(len(sweep.tokens), sweep.groups, group)
-            whole = slice(first - self.columns.start, last - self.columns.start)
-            rows = slice(max(piece.rows.start, whole.start), min(piece.rows.stop, whole.stop))
-            if rows.start >= rows.stop:
-                continue
-            entire = replace(piece, rows=whole)
-            change = self._change(part, variant, entire)
-            order = _permutation(len(change) * length, sweep.context.seed, group, variant.draw)
-            here = slice((rows.start - whole.start) * length, (rows.stop - whole.start) * length)
-            taken = change.flatten(0, 1)[send(order[here], change.device)]
-            found.append(taken.view(-1, length, change.shape[-1]))
-        return torch.cat(found)
 
 
 def sweep(context: Context, variants: Sequence[Variant], positions: int | None = None) -> Sweep:
@@ -462,20 +305,3 @@ def _order(clusters: Int[Tensor, " S"] | None, count: int, seed: int) -> Int[Ten
     _, index = clusters.unique(return_inverse=True)
     place = torch.randperm(int(index.max()) + 1, generator=generator)
     return torch.argsort(place[index], stable=True)
-
-
-def _bounds(sequences: int, groups: int, group: int) -> tuple[int, int]:
-    """First and last sequence of a group; sizes differ by at most one."""
-    return group * sequences // groups, (group + 1) * sequences // groups
-
-
-def _panels(sequences: int, groups: int, panel: int) -> list[tuple[int, int]]:
-    """Columns of each panel, which holds whole groups."""
-    together = -(-panel // GROUP)
-    cuts = [_bounds(sequences, groups, g)[0] for g in range(0, groups, together)]
-    return list(zip(cuts, [*cuts[1:], sequences], strict=True))
-
-
-def _permutation(count: int, seed: int, group: int, draw: int) -> Int[Tensor, " N"]:
-    generator = torch.Generator().manual_seed((seed + _SHUFFLE) * 1_000_003 + group * 1009 + draw)
-    return torch.randperm(count, generator=generator)

@@ -15,7 +15,8 @@ from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.plan import GROUP
 from circuit_econ.measures.precision import verdict
 from circuit_econ.measures.statistics import Estimate, estimate
-from circuit_econ.measures.sweep import Sweep, Variant
+from circuit_econ.measures.sweep import Draw, Sweep
+from circuit_econ.measures.variants import Variant
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import Component, components, parse_component
 from circuit_econ.tables import Kind, make_table, set_name
@@ -93,13 +94,13 @@ def run(context: Context, settings: ValueSettings) -> Mapping[str, pl.DataFrame]
     keys = [(parts, baseline) for parts in chosen for baseline in context.baselines]
     singles = [key for key in keys if len(key[0]) == 1]
     variants = [Variant(*key) for key in keys]
-    plain = Sweep(context, variants, settings.positions)
-    groups = plain.groups
-    if context.precision is not None and (pilot := pilot_panels(plain)):
-        groups = math.ceil(plain.panels[pilot - 1][1] / GROUP)
+    draw = Draw(context)
+    groups = draw.groups
+    if context.precision is not None and (pilot := pilot_panels(draw)):
+        groups = math.ceil(draw.panels[pilot - 1][1] / GROUP)
     draws = math.ceil(settings.placebo_draws / groups)
     shuffles = [Variant(*key, placebo=True, draw=d) for key in singles for d in range(draws)]
-    sweep = plain.joined_by(shuffles)
+    sweep = Sweep(context, [*variants, *shuffles], settings.positions)
     numbers = range(len(keys))
     placebos = range(len(keys), len(keys) + len(shuffles))
     if context.precision is None:

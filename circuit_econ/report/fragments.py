@@ -11,7 +11,7 @@ import polars as pl
 from circuit_econ.report.frames import RunFrames
 from circuit_econ.report.words import Notice, amount, earners, last_step, plus_minus
 
-__all__ = ["comparison", "notice_box", "others_table", "run_record", "section", "table"]
+__all__ = ["alarm", "comparison", "notice_box", "others_table", "run_record", "section", "table"]
 
 _OPEN_CASES = 3
 """A notice with more cases is folded."""
@@ -55,6 +55,15 @@ def notice_box(run: RunFrames, found: Sequence[Notice], named: bool) -> str:
         items.append(f"<li>{escape(notice.text)}{listed}</li>")
     whose = f"Before you believe {run.name}" if named else "Before you believe it"
     return f'<aside class="notices"><h2>{escape(whose)}</h2><ul>{"".join(items)}</ul></aside>'
+
+
+def alarm(found: Sequence[Notice]) -> str:
+    """Warnings next to what they are about; empty if there are none."""
+    told = "".join(
+        f"<p>{escape(' '.join([notice.text, *(f'{case}.' for case in notice.details)]))}</p>"
+        for notice in found
+    )
+    return f'<aside class="notices">{told}</aside>' if told else ""
 
 
 def comparison(runs: Sequence[RunFrames]) -> str:

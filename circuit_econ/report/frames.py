@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ import polars as pl
 
 from circuit_econ.accounts import default_place, verdict
 from circuit_econ.ledger import Ledger
+from circuit_econ.report.trade import Trade, gather_trade
 from circuit_econ.tables import BASELINES, CURRENCY_UNITS, Kind, Status, component_key
 
 __all__ = [
@@ -45,6 +46,7 @@ class RunFrames:
         scores: Column of ``accounts`` → quantity.
         baselines: Measured baselines, the one to show first in front.
         steps: Steps in ``accounts``, ascending.
+        trade: Who supplies whom; without rows where it was not measured.
     """
 
     name: str
@@ -57,6 +59,7 @@ class RunFrames:
     scores: dict[str, str]
     baselines: list[str]
     steps: list[int]
+    trade: Trade
 
     def __post_init__(self) -> None:
         """Every column that is promised is there."""
@@ -68,6 +71,19 @@ class RunFrames:
     def has_values(self) -> bool:
         """Whether any checkpoint was measured for value."""
         return bool(self.baselines)
+
+    @property
+    def all_baselines(self) -> list[str]:
+        """Of values, then those of trade alone."""
+        trade = [self.trade.effects, self.trade.direct]
+        others = [name for frame in trade for name in frame["baseline"].unique().sort()]
+        return list(dict.fromkeys([*self.baselines, *self.trade.baselines, *others]))
+
+    @property
+    def all_steps(self) -> list[int]:
+        """Steps at which anything was measured, ascending."""
+        trade = [self.trade.effects, self.trade.direct, self.trade.lives.agreement]
+        return sorted({*self.steps, *self.trade.steps, *(s for f in trade for s in f["step"])})
 
     @property
     def failed(self) -> pl.DataFrame:
@@ -107,6 +123,7 @@ def gather(ledger: Ledger, name: str | None = None) -> RunFrames:
         )
     )
     others = capacity.join(_describe(capacity["component"].unique().to_list()), on="component")
+    baselines, order = value["baseline"].unique().to_list(), _baseline_order(ledger.run)
     return RunFrames(
         name=name,
         run=ledger.run,
@@ -118,8 +135,9 @@ def gather(ledger: Ledger, name: str | None = None) -> RunFrames:
         audit=ledger.table("audit").sort("step").collect(),
         currencies=currencies,
         scores=scores,
-        baselines=_ordered_baselines(value["baseline"].unique().to_list(), ledger.run),
+        baselines=sorted(baselines, key=order),
         steps=accounts["step"].unique().sort().to_list(),
+        trade=gather_trade(ledger, name, order),
     )
 
 
@@ -202,9 +220,9 @@ def _rows_without_value(
     return keys.unique(maintain_order=True).with_columns(empty).select(value.columns)
 
 
-def _ordered_baselines(measured: Iterable[str], run: dict[str, Any]) -> list[str]:
-    """The configured order, then the vocabulary's; the first is what the page opens with."""
+def _baseline_order(run: dict[str, Any]) -> Callable[[str], tuple[int, str]]:
+    """A sort key: the configured order, then the vocabulary's; the page opens with the first."""
     sections = [run.get(name) or {} for name in ("identity", "configuration")]
     configured = [str(b) for section in sections for b in section.get("baselines") or []]
     order = [*configured, *BASELINES]
-    return sorted(measured, key=lambda b: (order.index(b) if b in order else len(order), b))
+    return lambda b: (order.index(b) if b in order else len(order), b)

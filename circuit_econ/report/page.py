@@ -9,7 +9,7 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import altair as alt
 import vl_convert
@@ -17,15 +17,16 @@ import vl_convert
 from circuit_econ.errors import ConfigurationError, LedgerError
 from circuit_econ.ledger import Ledger
 from circuit_econ.report import charts
+from circuit_econ.report.economy import add_economy, economy_tables
 from circuit_econ.report.fragments import (
     comparison,
     notice_box,
     others_table,
     run_record,
-    section,
 )
 from circuit_econ.report.frames import RunFrames, gather, run_names
 from circuit_econ.report.packing import pack
+from circuit_econ.report.sections import Sections
 from circuit_econ.report.theme import DARK, LIGHT
 from circuit_econ.report.words import headline, notices
 
@@ -77,35 +78,13 @@ def write_page(ledgers: Sequence[Ledger], path: str | Path) -> Path:
     return target
 
 
-class _Sections:
-    """The page's sections with the charts in them, collected in reading order."""
-
-    def __init__(self, runs: Sequence[RunFrames]) -> None:
-        self.runs = runs
-        self.specs: list[dict[str, Any]] = []
-        self.html: list[str] = []
-
-    def add(self, identity: str, title: str, how: str, *content: str) -> None:
-        self.html.append(section(identity, title, how, *content))
-
-    def chart(self, chart: alt.TopLevelMixin, title: str, run: RunFrames | None = None) -> str:
-        """The element of a chart; ``title`` says to a screen reader what it shows."""
-        spec = chart.to_dict(validate=False)  # the tests do; it takes longer than all the rest
-        del spec["config"]  # the page chooses light or dark
-        name = f"chart-{len(self.specs)}"
-        self.specs.append({"element": name, "run": run and run.name, "spec": spec})
-        # The run's name stands above its charts where several runs are compared.
-        whose = f"<h3>{escape(run.name)}</h3>" if run and len(self.runs) > 1 else ""
-        label = escape(title, quote=True)
-        return f'{whose}<div class="chart" id="{name}" role="img" aria-label="{label}"></div>'
-
-
 def _document(runs: Sequence[RunFrames]) -> str:
-    sections = _Sections(runs)
+    sections = Sections(runs)
     _add_loss(sections)
     _add_values(sections)
     _add_capacity(sections)
     _add_attention(sections)
+    add_economy(sections)
     _add_table(sections)
     _add_records(sections)
     several = len(runs) > 1
@@ -120,12 +99,13 @@ def _document(runs: Sequence[RunFrames]) -> str:
         "tables": {
             "accounts": pack(charts.together(runs)),
             "checkpoints": pack(charts.loss_data(runs)),
+            **{name: pack(frame) for name, frame in economy_tables(runs).items()},
         },
         "charts": sections.specs,
         "themes": {"light": LIGHT, "dark": DARK},
-        "baselines": list(dict.fromkeys(b for run in runs for b in run.baselines)),
+        "baselines": list(dict.fromkeys(b for run in runs for b in run.all_baselines)),
         "currencies": _merged(run.currencies for run in runs),
-        "steps": sorted({step for run in runs for step in run.steps}),
+        "steps": sections.steps,
         "runs": [run.name for run in runs],
     }
     assets = files("circuit_econ.report") / "assets"
@@ -146,7 +126,7 @@ def _document(runs: Sequence[RunFrames]) -> str:
     )
 
 
-def _add_loss(page: _Sections) -> None:
+def _add_loss(page: Sections) -> None:
     if not any(run.checkpoints.height for run in page.runs):
         page.add("loss", "Loss", "No checkpoint was recorded: there is nothing to show yet.")
         return
@@ -161,7 +141,7 @@ def _add_loss(page: _Sections) -> None:
     )
 
 
-def _add_values(page: _Sections) -> None:
+def _add_values(page: Sections) -> None:
     valued = [run for run in page.runs if run.has_values]
     if not valued:
         page.add("value", "Value", "Value was not measured at any checkpoint.")
@@ -199,7 +179,7 @@ def _add_values(page: _Sections) -> None:
     )
 
 
-def _add_capacity(page: _Sections) -> None:
+def _add_capacity(page: Sections) -> None:
     both = [run for run in page.runs if run.has_values and run.currencies]
     if not both:
         page.add(
@@ -222,14 +202,14 @@ def _add_capacity(page: _Sections) -> None:
         "Bars are ± 1.96 standard errors, grey trails the ways of the largest; the axes do not "
         "move with the slider.",
         page.chart(
-            charts.value_against_capacity(both, "container", data="accounts"),
+            charts.value_against_capacity(both, "container", "accounts", page.steps),
             "scatter of value against capacity at one checkpoint",
         ),
         others,
     )
 
 
-def _add_attention(page: _Sections) -> None:
+def _add_attention(page: Sections) -> None:
     scored = [run for run in page.runs if run.scores]
     if scored:
         page.add(
@@ -248,7 +228,7 @@ def _add_attention(page: _Sections) -> None:
         )
 
 
-def _add_table(page: _Sections) -> None:
+def _add_table(page: Sections) -> None:
     if not any(run.accounts.height for run in page.runs):
         return
     page.add(
@@ -264,7 +244,7 @@ def _add_table(page: _Sections) -> None:
     )
 
 
-def _add_records(page: _Sections) -> None:
+def _add_records(page: Sections) -> None:
     page.add(
         "record",
         "What was run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["DARK", "FAINT", "KIND_COLOURS", "LIGHT"]
+__all__ = ["DARK", "FAINT", "GOODS", "KIND_COLOURS", "LIGHT", "SIGNS", "STAGES"]
 
 _FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
@@ -19,6 +19,15 @@ KIND_COLOURS: Final = {
     "pos": "#cc79a7",
     "joint": "#e69f00",
 }
+
+SIGNS: Final = {"earns": "#3f8fcb", "loses": "#e07b28"}
+"""What a supplier does by a flow: positive, negative."""
+
+GOODS: Final = ("#f0c83c", "#d2708f", "#8457c9")
+"""From final goods, sold to the logits, to capital goods, sold to components."""
+
+STAGES: Final = ("#e0a100", "#d2708f", "#8457c9", "#3f8fcb", "#2a9d8f")
+"""From the stage that sells to the logits to those far from them."""
 
 FAINT: Final = "#8a94a3"
 """A grey that shows on white and on near-black."""
@@ -46,6 +55,7 @@ def _theme(
             "symbolBaseFillColor": muted,
             "symbolBaseStrokeColor": muted,
             "labelLimit": 260,
+            "titleLimit": 320,
         },
         "title": {
             "color": ink,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -10,8 +11,19 @@ import polars as pl
 from circuit_econ.accounts import sign_disagreements
 from circuit_econ.report.frames import RunFrames
 
-__all__ = ["Notice", "amount", "earners", "headline", "last_step", "notices", "plus_minus"]
+__all__ = [
+    "Notice",
+    "amount",
+    "earners",
+    "flagged",
+    "headline",
+    "last_step",
+    "listed_steps",
+    "notices",
+    "plus_minus",
+]
 
+_LISTED = 6
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -139,8 +151,39 @@ def notices(run: RunFrames) -> list[Notice]:
         )
     if run.has_values:
         found += _value_notices(run)
+    found += flagged(run)
     found += [Notice(str(note)) for note in run.run.get("notes") or []]
     return found
+
+
+def flagged(run: RunFrames) -> list[Notice]:
+    """Economies that rest on a model worse than the unigram frequencies (economy, section 2)."""
+    rows = run.trade.flagged
+    every = run.trade.economies.filter(pl.col("ablated_loss").is_not_null())
+    if not rows.height:
+        return []
+    return [
+        Notice(
+            "With every component at its baseline the model is worse than the unigram frequencies "
+            f"in {rows.height:,} of {_count(every.height, 'economy', 'economies')} (a checkpoint "
+            "under a baseline each): their incomes and flows are flagged.",
+            tuple(
+                f"{baseline} baseline: {listed_steps(part['step'].to_list())}, by up to "
+                f"{amount((part['ablated_loss'] - part['unigram_loss']).max())} nats"  # type: ignore[arg-type]
+                for (baseline,), part in rows.group_by("baseline", maintain_order=True)
+            ),
+        )
+    ]
+
+
+def listed_steps(steps: Sequence[int]) -> str:
+    """Steps in words, the first and last of many; empty for none."""
+    if not steps:
+        return ""
+    shown = [f"{step:,}" for step in steps]
+    if len(shown) > _LISTED:
+        shown = [*shown[: _LISTED - 1], f"… {shown[-1]} ({len(steps)} checkpoints)"]
+    return f"step{'' if len(steps) == 1 else 's'} {'; '.join(shown)}"
 
 
 def _value_notices(run: RunFrames) -> list[Notice]:
@@ -173,5 +216,5 @@ def _value_notices(run: RunFrames) -> list[Notice]:
     return found
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, several: str | None = None) -> str:
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"

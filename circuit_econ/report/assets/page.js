@@ -6,6 +6,7 @@
     baseline: content.baselines[0] ?? null,
     currency: Object.keys(content.currencies)[0] ?? null,
     checkpoint: content.steps.length - 1,
+    run: content.charts.find((chart) => chart.chosen)?.run ?? null,
   };
   const order = { column: "value", ascending: false };
   const tables = {};
@@ -86,10 +87,13 @@
     for (const panel of spec.vconcat ?? []) panel.width = Math.max(160, width - 170);
   }
 
-  async function draw({ element, spec: original }) {
+  // Charts of the run that is not chosen are not drawn; their place in the list stays.
+  const hidden = (chart) => chart.chosen && chart.run !== choice.run;
+
+  async function draw({ element, data, spec: original }) {
     const holder = document.getElementById(element);
     const spec = structuredClone(original);
-    spec.datasets = { [spec.data.name]: rows(spec.data.name) };
+    spec.datasets = Object.fromEntries(data.map((name) => [name, rows(name)]));
     for (const param of spec.params ?? []) {
       if (param.name in choice) { // the page has controls of its own for these
         delete param.bind;
@@ -97,11 +101,16 @@
       }
     }
     const style = getComputedStyle(holder.parentElement);
-    fit(spec, holder.parentElement.clientWidth - parseFloat(style.paddingLeft) - 40);
+    const width = holder.parentElement.clientWidth - parseFloat(style.paddingLeft) - 40;
+    fit(spec, width);
+    const theme = structuredClone(content.themes[dark.matches ? "dark" : "light"]);
+    if (width < 500) { // legends stand below each other, or they would be cut off
+      Object.assign(theme.legend, { columns: 1, layout: { top: { direction: "vertical" } } });
+    }
     const result = await vegaEmbed(holder, spec, {
       mode: "vega-lite",
       renderer: "canvas",
-      config: { ...content.themes[dark.matches ? "dark" : "light"], background: "transparent" },
+      config: { ...theme, background: "transparent" },
       actions: { export: true, source: false, compiled: false, editor: false },
       tooltip: { theme: dark.matches ? "dark" : "light" },
     });
@@ -109,15 +118,18 @@
   }
 
   async function drawAll() {
-    for (const view of views) view.finalize();
+    for (const view of views) view?.finalize();
     views = [];
-    for (const chart of content.charts) views.push(await draw(chart));
+    for (const part of document.querySelectorAll(".of-run")) {
+      part.hidden = part.dataset.run !== choice.run;
+    }
+    for (const chart of content.charts) views.push(hidden(chart) ? null : await draw(chart));
   }
 
   async function tell(name) {
     await Promise.all(views.map((view, i) => {
       const known = (content.charts[i].spec.params ?? []).some((param) => param.name === name);
-      return known ? view.signal(name, choice[name]).runAsync() : null;
+      return known && view ? view.signal(name, choice[name]).runAsync() : null;
     }));
   }
 
@@ -162,12 +174,15 @@
     if (content.baselines.length > 1) bar.append(select("baseline", content.baselines.map((b) => [b, b])));
     const currencies = Object.entries(content.currencies);
     if (currencies.length > 1) bar.append(select("currency", currencies));
+    const runs = [...new Set(content.charts.filter((c) => c.chosen).map((c) => c.run))];
+    if (runs.length > 1) bar.append(select("run", runs.map((run) => [run, run])));
     bar.hidden = !bar.children.length;
   }
 
   async function changed(name) {
+    if (name === "run") return drawAll();
     fillTable();
-    await tell(name);
+    return tell(name);
   }
 
   // ---- the sortable table ----------------------------------------------------------------------
@@ -207,7 +222,7 @@
     const step = content.steps[choice.checkpoint];
     const wanted = document.getElementById("filter").value.trim().toLowerCase();
     return tables.accounts
-      .filter((row) => row.step === step && row.baseline === choice.baseline)
+      .filter((row) => row.step === step && [choice.baseline, null].includes(row.baseline))
       .map((row, position) => {
         const capacity = choice.currency === null ? null : row[choice.currency];
         const divisible = finite(capacity) && capacity !== 0;

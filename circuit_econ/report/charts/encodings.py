@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -15,6 +16,8 @@ from circuit_econ.report.theme import KIND_COLOURS, LIGHT
 __all__ = [
     "LARGEST_FIRST",
     "OF_BASELINE",
+    "OF_MOMENT",
+    "SHAPES",
     "SHORT_NUMBER",
     "TOLD",
     "VALUE",
@@ -25,6 +28,8 @@ __all__ = [
     "colour_limit",
     "currency_choice",
     "kind_scale",
+    "moment",
+    "moment_title",
     "quantity_choice",
     "run_colour",
     "step_axis",
@@ -35,13 +40,16 @@ __all__ = [
     "value_tooltip",
 ]
 
-AnyChart = alt.LayerChart | alt.FacetChart | alt.VConcatChart
+AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
 Z95: Final = 1.96
 """Error bars and bands are this many standard errors to either side."""
 
-OF_BASELINE: Final = "datum.baseline === baseline"
-"""Vega expression for the rows of the chosen baseline."""
+OF_BASELINE: Final = "(datum.baseline === baseline || !isValid(datum.baseline))"
+"""Vega expression for the rows of the chosen baseline, and of none."""
+
+OF_MOMENT: Final = "datum.step === now && datum.baseline === under"
+"""Vega expression for the rows of what :func:`moment` defines."""
 
 LARGEST_FIRST: Final[list[Any]] = [
     alt.SortField("peak", order="descending"),
@@ -55,13 +63,15 @@ VALUE: Final = "value (nats per position)"
 SHORT_NUMBER: Final = "format(datum.value, abs(datum.value) < 1e4 ? ',~r' : '.3~s')"
 """Label of an axis of steps or amounts. An axis format would give all labels one SI prefix (0k)."""
 
-_SHAPES: Final = {
+SHAPES: Final = {
     "head": "circle",
     "mlp": "square",
     "embed": "diamond",
     "pos": "triangle-up",
     "joint": "cross",
+    "logits": "triangle-up",
 }
+"""The shape of each kind of component."""
 
 
 def step_axis(steps: Iterable[int]) -> alt.X:
@@ -135,7 +145,7 @@ def kind_scale(runs: Sequence[RunFrames]) -> tuple[alt.Color, alt.Shape]:
     kinds = [kind for kind in KIND_COLOURS if kind in there]
     legend = alt.Legend(title=None, orient="top")
     colours = alt.Scale(domain=kinds, range=[KIND_COLOURS[k] for k in kinds])
-    shapes = alt.Scale(domain=kinds, range=[_SHAPES[k] for k in kinds])
+    shapes = alt.Scale(domain=kinds, range=[SHAPES[k] for k in kinds])
     return (
         alt.Color("kind:N", scale=colours, legend=legend),
         alt.Shape("kind:N", scale=shapes, legend=legend),
@@ -165,6 +175,42 @@ def checkpoint_choice(steps: Sequence[int]) -> alt.Parameter:
         return alt.param(name="checkpoint", value=0)
     bind = alt.binding_range(min=0, max=last, step=1, name="checkpoint ")
     return alt.param(name="checkpoint", value=last, bind=bind)
+
+
+def moment(
+    steps: Sequence[int], measured: pl.DataFrame, baselines: Sequence[str] | None = None
+) -> list[alt.Parameter]:
+    """What a chart of one checkpoint shows: the parameters checkpoint, baseline, now and under.
+
+    ``now`` is the last step with rows up to the chosen checkpoint (else the first there is), and
+    ``under`` the chosen baseline, or the first one where there are no rows of that. So the choices
+    can be those of a page on which other things were measured at other steps; whoever uses this
+    says in the chart's title what is shown (:func:`moment_title`).
+
+    Args:
+        steps: What the choice of a checkpoint counts through.
+        measured: A frame with ``step`` and ``baseline``, not empty.
+        baselines: In order; by default as they come.
+    """
+    there = sorted(set(measured["step"]))
+    known = list(baselines or measured["baseline"].unique(maintain_order=True))
+    at = [max((m for m in there if m <= step), default=there[0]) for step in steps]
+    names = json.dumps(known)
+    under = f"indexof({names}, baseline) < 0 ? {names}[0] : baseline"
+    return [
+        _choice("baseline", {name: name for name in known}),
+        checkpoint_choice(steps),
+        alt.param(name="now", expr=f"{json.dumps(at)}[checkpoint]"),
+        alt.param(name="under", expr=under),
+    ]
+
+
+def moment_title(text: str) -> alt.TitleParams:
+    """A title that begins with the step and the baseline that are shown; two lines if narrow."""
+    shown = "'step ' + format(now, ',') + ', ' + under + ' baseline'"
+    return alt.TitleParams(
+        text=alt.expr(f"width < 450 ? [{shown}, '{text}'] : {shown} + ': {text}'")
+    )
 
 
 def themed(chart: AnyChart, theme: Mapping[str, Any] = LIGHT) -> AnyChart:

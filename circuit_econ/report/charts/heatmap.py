@@ -59,7 +59,7 @@ def value_heatmap(
             orient="top",
             gradientLength=300,
             values=[-limit, -limit / 10, 0, limit / 10, limit],
-            format="~g",
+            format="~r",
         ),
     )
     axis = alt.Axis(labelExpr=SHORT_NUMBER, labelAngle=0, labelSeparation=6, title="step")

@@ -35,7 +35,10 @@ _NAMED: Final = 8  # points with a name and a trail
 
 
 def value_against_capacity(
-    runs: Sequence[RunFrames], width: int | str = 860, data: str | None = None
+    runs: Sequence[RunFrames],
+    width: int | str = 860,
+    data: str | None = None,
+    steps: Sequence[int] | None = None,
 ) -> AnyChart:
     """Value against capacity at one checkpoint, chosen with a slider, in a chosen currency.
 
@@ -47,8 +50,9 @@ def value_against_capacity(
         runs: At least one, with values and a currency. Several runs differ in colour.
         width: Of the plot in pixels, or "container" to fill the element it is shown in.
         data: Name of a dataset that whoever shows the chart supplies; by default the rows go along.
+        steps: What the slider counts through; by default the runs' own steps.
     """
-    steps = sorted({step for run in runs for step in run.steps})
+    steps = steps or sorted({step for run in runs for step in run.steps})
     labels = {c: label for run in runs for c, label in run.currencies.items()}
     step = f"{json.dumps(steps)}[checkpoint]"
     colour, shape = kind_scale(runs)
