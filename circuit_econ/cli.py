@@ -41,7 +41,8 @@ Overrides are key=value. The groups and their choices:
   device=           auto, cpu, cuda
 The keys:
   trajectory.path=FOLDER   trajectory.steps=[0,1000] | log:20 | every:5 | 0:1000:100 | last
-  measure=[value,attention,capacity,income]   settings: measures.<name>.<key>=
+  measure=[value,attention,capacity,composition,income,edges,circuits]
+                           settings: measures.<name>.<key>=
   baselines=[mean,mean-position,zero,resample]
   precision={{absolute:0.002,relative:0.05}}   each component gets the sequences it needs
   seed=0   dtype=float32 | float64 | tf32 | bfloat16   device.memory=GB   out=FOLDER

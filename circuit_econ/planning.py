@@ -13,6 +13,9 @@ from circuit_econ.calibrating import loading_seconds, rehearse, training_seconds
 from circuit_econ.config import RunConfig
 from circuit_econ.errors import CheckpointError, ConfigurationError
 from circuit_econ.measures import Plan
+from circuit_econ.measures.circuits import CIRCUITS
+from circuit_econ.measures.income import INCOME
+from circuit_econ.measures.untrained_flows import PASSES
 from circuit_econ.model import Format, ModelConfig, Source, read_config
 from circuit_econ.model.weights import blank
 from circuit_econ.pipeline import check_fits
@@ -124,6 +127,10 @@ def predict(run: RunConfig) -> Forecast:
         batch = run.trajectory["training"].batch
         preparing += training_seconds(config, batch, evaluation.length, training, settings.device)
     measuring = rehearse(config, evaluation, settings)
+    if CIRCUITS.name in measuring:
+        # Untrained models come first, once for the run and for all of its shape and data.
+        each = measuring[INCOME.name] * PASSES / passes[INCOME.name]
+        preparing += settings.options[CIRCUITS.name].untrained * each
     return Forecast(name, steps, config, plan, passes, size, training, preparing, measuring)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from commands import WALK, Terminal, contents
 
 from circuit_econ.composing import subfolder
 
-
+MEASURED = "value, attention, capacity, composition, income, edges, circuits"
 ROOT_KEYS = (
     "study, measure, baselines, seed, dtype, precision, out, trajectory, evaluation, device, "
     "measures"
@@ -22,7 +20,7 @@ WRONG = {
     "evaluation=nope": "unknown evaluation 'nope'; there is: dataset, embedded, file, task",
     "device=nope": "unknown device 'nope'; there is: auto, cpu, cuda",
     "hydra/launcher=nope": "unknown hydra/launcher 'nope'; there is: basic",
-    "measure=[worth]": "unknown measure 'worth'; there is: value, attention, capacity, composition, income, edges, circuits",
+    "measure=[worth]": f"unknown measure 'worth'; there is: {MEASURED}",
     "baselines=[median]": "unknown baseline 'median'; there is: mean, mean-position, zero, res",
     "dtype=int8": "unknown dtype 'int8'; there is: float32, float64",
     "evaluation.part=best": "unknown part 'best'; there is: train, heldout",
@@ -71,7 +69,7 @@ WRONG = {
     "seed=true": "seed must be a whole number, not True",
     "seed=-1": "seed must be a whole number of at least 0, not -1",
     "measure=null": "measure must be a list [a,b] (each text) or text, not None",
-    "measure=[]": "no measure asked for; there is: value, attention, capacity, composition, income, edges, circuits",
+    "measure=[]": f"no measure asked for; there is: {MEASURED}",
     "baselines=[]": "no baseline asked for; there is: mean, mean-position, zero, resample",
     "measures=3": "measures must hold keys, not 3: measures.<key>=…",
     "measures.value=3": "measures.value must hold keys, not 3: measures.value.<key>=…",

@@ -22,6 +22,7 @@ from circuit_econ.measures.income_economy import nodes_of
 from circuit_econ.measures.income_parts import Port
 from circuit_econ.measures.income_pass import Dialled
 from circuit_econ.model import Model
+from circuit_econ.model.config import Norm
 
 CASES = pytest.mark.parametrize("case", zoo.CASES, ids=lambda c: c.name)
 SEQUENCES, LENGTH, DIAL = 2, 7, 0.7

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import zoo
@@ -119,5 +117,5 @@ def test_a_rehearsal_tells_what_depends_on_what(run: Terminal) -> None:
     settings = Settings.make(["value", "capacity"], ["zero"], 0, "float32", "cpu", None)
     much, little = (rehearse(c, Evaluation(tokens), settings) for c in (deep, flat))
     # Four times the components, each with about four times the layers above it.
-    assert 6 < much["value"] / little["value"] < 40
-    assert 2 < much["capacity"] / little["capacity"] < 8
+    assert 4 < much["value"] / little["value"] < 60
+    assert 1.5 < much["capacity"] / little["capacity"] < 20

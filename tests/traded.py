@@ -38,7 +38,9 @@ def flows(
     rows: Sequence[Row], step: int = 10, baseline: str = "mean", scale: float = 1.0
 ) -> pl.DataFrame:
     amounts = ((ends, signal * scale, crowding * scale) for *ends, signal, crowding in rows)
-    return _table("flows", step, [(*ends, baseline, s, c, 0.01, s + c, s + c) for ends, s, c in amounts])
+    return _table(
+        "flows", step, [(*ends, baseline, s, c, 0.01, s + c, s + c) for ends, s, c in amounts]
+    )
 
 
 def _table(name: str, step: int, rows: Sequence[Sequence[object]]) -> pl.DataFrame:

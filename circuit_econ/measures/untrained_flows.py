@@ -18,9 +18,13 @@ from circuit_econ.measures.base import Context
 from circuit_econ.measures.income_economy import Economy
 from circuit_econ.model.untrained import Untrained
 
-__all__ = ["largest_of_untrained", "plain_flows"]
+__all__ = ["PASSES", "largest_of_untrained", "plain_flows"]
 
 _NODES = 8
+
+PASSES = 3.0 * _NODES
+"""Forward passes that a model takes, a backward pass as two."""
+
 _FIRST_SEED = 1_000_000_007
 """Seeds of untrained models are far from those that anybody trains with."""
 
