@@ -1,8 +1,9 @@
 """What the study claims, checked on its ledgers: `python check.py runs/induction/seed=*`.
 
-For every seed: when the prefix-matching score passes 0.5, which flows between heads are the largest
-from then on under every baseline, when the circuit is born, and its joint value beside the single
-values of its members. Prints a table; claims nothing that it does not find.
+For every seed: when the prefix-matching scores of three heads have passed 0.5, whether the three
+largest flows between heads are sold by previous-token heads to the keys of such heads from then on
+under every baseline, when their circuit is born, and its joint value beside the single values of
+its members. Prints a table; claims nothing that it does not find.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import polars as pl
 import circuit_econ as ce
 from circuit_econ.graph.tracking import lineages
 
-PASSED = 0.5
+PASSED, HEADS = 0.5, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Heads:
         return dict(rows.select("component", "amount").iter_rows())
 
     def previous(self, step: int) -> set[str]:
-        """The head that attends most to the previous token, and those within half of it."""
+        """The head that attends most to the previous token, and those that do half as much."""
         scores = self.score(step, "previous_token")
         return {head for head, x in scores.items() if x > 0.5 * max(scores.values())}
 
@@ -45,7 +46,7 @@ class Heads:
         return {head for head, x in self.score(step, "prefix_matching").items() if x > PASSED}
 
 
-def largest(flows: pl.DataFrame, count: int = 3) -> list[tuple[str, str, str, float]]:
+def largest(flows: pl.DataFrame, count: int = HEADS) -> list[tuple[str, str, str, float]]:
     """The largest signed flows between heads."""
     between = flows.filter(pl.col("buyer") != "logits").with_columns(
         flow=pl.col("signal") + pl.col("crowding")
@@ -57,16 +58,16 @@ def largest(flows: pl.DataFrame, count: int = 3) -> list[tuple[str, str, str, fl
 def main(folders: list[str]) -> None:
     """Print what each seed shows."""
     print(
-        "| seed | score passes 0.5 | baseline | steps from then on with the three largest flows "
-        "previous-token → induction, `k` | circuit | born | joint value at the end | its single "
-        "values add up to |"
+        "| seed | three scores pass 0.5 | baseline | checkpoints from then on at which the three "
+        "largest flows are previous-token → induction, `k` | circuit | born | joint value at the "
+        "end | its single values add up to |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for folder in sorted(folders):
         ledger = ce.open_ledger(folder)
         heads = Heads.of(ledger)
         steps = ledger.steps("flows")
-        passed = next((s for s in steps if heads.induction(s)), None)
+        passed = next((s for s in steps if len(heads.induction(s)) >= HEADS), None)
         flows = ledger.table("flows").collect()
         circuits, events = (ledger.table(t).collect() for t in ("circuits", "circuit_events"))
         born, members, value = circuit_of(ledger, circuits, events, heads, steps[-1])
