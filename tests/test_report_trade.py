@@ -15,7 +15,7 @@ from test_report_page import content_of, visible
 from circuit_econ.graph import capital_share
 from circuit_econ.report import gather, write_page
 from circuit_econ.report.trade import LAST_STAGE
-from circuit_econ.report.words import listed_steps, notices
+from circuit_econ.report.words import amount, listed_steps, notices
 
 SHARED = ["loss", "value", "largest", "capacity", "table", "record"]
 
@@ -223,6 +223,28 @@ def test_page_tells_how_well_incomes_add_up(tmp_path: Path) -> None:
         "mean", "1,000", f"{product[0]:.4g}", "0.0012", "0.0034", "16", "5", "6", "none",
     ]  # fmt: skip
     assert cells[9:][-1] == "1 of 4"
+
+
+def test_page_tells_what_circuits_make(tmp_path: Path) -> None:
+    ledger = traded_runs.trading_run(tmp_path / "run", steps=(0, 10, 100))
+    counted = ledger.table("counted").filter(pl.col("step") == 100).collect()
+    sold = row(counted, supplier="a0.h1", buyer="a1.h1", port="k")["flow"]
+    outside = counted.filter(
+        pl.col("supplier").is_in(["a0.h1", "a1.h1"]) & (pl.col("circuit").is_null())
+    )
+    text = visible(write_page([ledger], tmp_path / "report.html"))
+    section = text.split('<section id="circuits">')[1].split("</section>")[0]
+    assert "Circuits at step 100" in section
+    assert "values under the mean baseline" in section
+    cells = [part.split("</td>")[0].split(">")[-1] for part in section.split("<td ")[1:]]
+    lines = {cells[at]: cells[at + 1 : at + 3] for at in range(0, 33, 3)}
+    assert lines["roles"] == ["a0.h0 | a1.h0", "a0.h1 | a1.h1"]
+    assert lines["trades inside"][1] == f"r0 → r1 k {sold:.3g}"
+    grown = 100 / 130
+    assert lines["joint value"][0].startswith(f"{0.5 * grown:.3f} ±")
+    assert lines["redundancy"][1].startswith(f"{1.2 * grown:.3f} ±")
+    assert lines["largest of a pair"] == ["–", "–"]
+    assert lines["sells outside, net"][1] == amount(outside["flow"].sum())
 
 
 def test_page_without_circuits_says_so(tmp_path: Path) -> None:

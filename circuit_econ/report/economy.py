@@ -15,6 +15,9 @@ from circuit_econ.report.words import amount, flagged, plus_minus
 
 __all__ = ["add_economy", "economy_tables"]
 
+_PORTRAITS = 5
+"""Circuits that are told about in words."""
+
 
 def economy_tables(runs: Sequence[RunFrames]) -> Mapping[str, pl.DataFrame]:
     """Tables of the page that the sections' charts draw, by name; empty ones are left out."""
@@ -209,8 +212,43 @@ def _add_circuits(page: Sections, lived: Sequence[RunFrames], looked: Sequence[R
         *(
             page.of_run(run, "<p>No circuit was found at any checkpoint.</p>") for run in none
         ),
+        *(page.of_run(run, _portraits(run)) for run in lived),
         *(page.of_run(run, _agreement(run)) for run in looked),
     )  # fmt: skip
+
+
+def _portraits(run: RunFrames) -> str:
+    """What each circuit of the last checkpoint makes, of what, for whom, at what price."""
+    rows = run.trade.lives.portraits
+    step, baseline = rows["step"][0], rows["baseline"][0]
+    shown = rows.head(_PORTRAITS)
+    told: dict[str, list[str]] = {}
+    for row in shown.iter_rows(named=True):
+        pair = row["pair"] and f"{row['pair']}: {amount(row['pair_redundancy'])}"
+        facts = {
+            "roles": row["roles"],
+            "trades inside": row["goods"],
+            "buys from": row["suppliers"],
+            "sells to": row["buyers"],
+            "sells outside, net": amount(row["product"]),
+            "of it to the logits": amount(row["to_logits"]),
+            "trade inside, outside": f"{amount(row['internal'])}, {amount(row['external'])}",
+            "parameters": amount(row.get("capacity_parameters")),
+            "joint value": plus_minus(row["value"], row["se"]),
+            "redundancy": plus_minus(row["redundancy"], row["redundancy_se"]),
+            "largest of a pair": pair,
+        }
+        for name, fact in facts.items():
+            told.setdefault(name, [name]).append(fact or "–")
+    under = f", values under the {baseline} baseline" if baseline else ""
+    rest = f" (the {_PORTRAITS} largest of {rows.height})" if rows.height > _PORTRAITS else ""
+    return (
+        f"<details open><summary>Circuits at step {step:,}{rest}</summary>"
+        f'<p class="how">In nats per scored position{under}. Redundancy is positive where members '
+        "stand in for each other, negative where they need each other.</p>"
+        + table(["", *shown["lineage"]], told.values())
+        + "</details>"
+    )
 
 
 def _agreement(run: RunFrames) -> str:

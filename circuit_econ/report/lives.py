@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from circuit_econ.graph.circuits import Circuits
+from circuit_econ.graph.portraits import describe, portraits_table
 from circuit_econ.graph.tracking import lineages
 from circuit_econ.ledger import Ledger
 from circuit_econ.tables import component_key
@@ -25,11 +27,16 @@ class Lives:
         events: Table ``circuit_events`` with run, lineage (of what the event happens to), from_step
             and from_lineage (of the parent, where there is one).
         agreement: Table ``circuit_agreement`` with run.
+        portraits: Circuits of the last step that has any: step, lineage, the columns of
+            :func:`circuit_econ.graph.portraits_table`, and under one baseline value, se,
+            redundancy, redundancy_se, pair (the two members that most stand in for each other, or
+            need each other most) and pair_redundancy.
     """
 
     circuits: pl.DataFrame
     events: pl.DataFrame
     agreement: pl.DataFrame
+    portraits: pl.DataFrame
 
     @property
     def lineages(self) -> list[str]:
@@ -84,7 +91,47 @@ def gather_lives(ledger: Ledger, name: str) -> Lives:
         # What dies is not there any more: its mark stands in the parent's lane.
         .with_columns(lineage=pl.coalesce("lineage", "from_lineage"))
     )
-    return Lives(rows, events.select(run, pl.all()), agreement.select(run, pl.all()))
+    return Lives(
+        rows,
+        events.select(run, pl.all()),
+        agreement.select(run, pl.all()),
+        _portraits(ledger, circuits, lineage, values),
+    )
+
+
+def _portraits(
+    ledger: Ledger, circuits: pl.DataFrame, lineage: pl.DataFrame, values: pl.DataFrame
+) -> pl.DataFrame:
+    last = pl.col("step") == pl.lit(circuits["step"].max(), pl.Int64)
+    counted, capacity = (
+        ledger.table(name).filter(last).collect() for name in ("counted", "capacity")
+    )
+    found = describe(Circuits.from_table(circuits.filter(last)), counted, capacity)
+    values, pairs = values.filter(last), ledger.table("circuit_pairs").filter(last).collect()
+    first = pl.col("baseline") == pl.lit(next(iter(values["baseline"]), None), pl.String)
+    most = (
+        pairs.filter(first)
+        .sort(pl.col("redundancy").abs(), descending=True, maintain_order=True)
+        .group_by("circuit", maintain_order=True)
+        .first()
+        .select(
+            "circuit",
+            pair=pl.concat_str("first", "second", separator=" + "),
+            pair_redundancy="redundancy",
+        )
+    )
+    known = ("circuit", "baseline", "value", "se", "redundancy", "redundancy_se")
+    return (
+        portraits_table(found)
+        .join(lineage.filter(last), on="circuit", how="left", maintain_order="left")
+        .join(
+            values.filter(first).select(known),
+            on="circuit",
+            how="left",
+            maintain_order="left",
+        )
+        .join(most, on="circuit", how="left", maintain_order="left")
+    )
 
 
 def _roles(circuits: pl.DataFrame) -> pl.DataFrame:
