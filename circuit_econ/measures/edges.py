@@ -166,7 +166,8 @@ def _edges(flows: pl.DataFrame) -> dict[Edge, float]:
     """The flow of every edge; scales of norms with the query or key that they scale."""
     found: dict[Edge, float] = {}
     for row in flows.iter_rows(named=True):
-        edge = (row["supplier"], row["buyer"], _SCALES.get(row["port"], row["port"]))
+        port: str = row["port"]
+        edge: Edge = (row["supplier"], row["buyer"], _SCALES.get(port, port))
         found[edge] = found.get(edge, 0.0) + row["signal"] + row["crowding"]
     return found
 
@@ -246,7 +247,7 @@ def _told(
         pair = [flows[e] for e in edges], [effects[e][0] for e in edges]
         if len(edges) < 3 or any(len(set(side)) == 1 for side in pair):
             return None
-        return float(stats.spearmanr(*pair).statistic)
+        return float(stats.spearmanr(*pair)[0])
 
     return (
         baseline, len(flows), len(chosen) - len(drawn), len(drawn), correlation(list(chosen)),
