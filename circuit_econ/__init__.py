@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from circuit_econ.ledger import Ledger, open_ledger
     from circuit_econ.measures.attention import AttentionSettings
     from circuit_econ.measures.capacity import CapacitySettings
+    from circuit_econ.measures.circuits import CircuitSettings
+    from circuit_econ.measures.edges import EdgeSettings
+    from circuit_econ.measures.income import IncomeSettings
     from circuit_econ.measures.value import ValueSettings
     from circuit_econ.model.check import DisagreementError
     from circuit_econ.pipeline import measure, walk
@@ -38,9 +41,12 @@ __all__ = [
     "CapacitySettings",
     "CheckpointError",
     "CircuitEconError",
+    "CircuitSettings",
     "ConfigurationError",
     "DisagreementError",
+    "EdgeSettings",
     "Evaluation",
+    "IncomeSettings",
     "Ledger",
     "LedgerError",
     "TrainingConfig",
@@ -70,6 +76,9 @@ _HOMES = {
     "circuit_econ.ledger": ("Ledger", "open_ledger"),
     "circuit_econ.measures.attention": ("AttentionSettings",),
     "circuit_econ.measures.capacity": ("CapacitySettings",),
+    "circuit_econ.measures.circuits": ("CircuitSettings",),
+    "circuit_econ.measures.edges": ("EdgeSettings",),
+    "circuit_econ.measures.income": ("IncomeSettings",),
     "circuit_econ.measures.value": ("ValueSettings",),
     "circuit_econ.model.check": ("DisagreementError",),
     "circuit_econ.pipeline": ("measure", "walk"),
