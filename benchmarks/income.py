@@ -141,8 +141,8 @@ def contest(shape: Shape, device: torch.device, rounds: int) -> str:
         "income": nothing(lambda: economy.integrate(NODES)),
         "attribution": nothing(lambda: attribution(bridge, tokens, targets)),
     }
-    if shape.format is Format.HUGGING_FACE and shape.config["model_type"] == "llama":
-        del works["attribution"]  # it refuses grouped queries
+    if shape.config.get("model_type") != "gpt_neox":
+        del works["attribution"]  # it refuses grouped queries, and TransformerLens' native models
     found: dict[str, list[Timed]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
