@@ -114,5 +114,5 @@ SHAPES = (
     Shape("pythia-70m", _HF, pythia(6, 8, 512), 8, every=4, rounds=3),
     Shape("Llama, 8 layers, 52M", _HF, _LLAMA, 8, every=4, rounds=3),
     Shape("pythia-160m", _HF, pythia(12, 12, 768), 8, 64, every=11, rounds=3),
-    Shape("pythia-410m", _HF, pythia(24, 16, 1024), 8, 64, every=45, rounds=2),
+    Shape("pythia-410m", _HF, pythia(24, 16, 1024), 8, 64, every=45, rounds=2, pool=256),
 )  # fmt: skip
