@@ -35,7 +35,7 @@ class Rates:
     Attributes:
         clean: Of a clean sequence, per layer.
         layer: Of an ablated sequence, per layer it runs through.
-        row: Of an ablated sequence besides: making and scoring it.
+        row: Of a sequence besides: making and scoring it.
     """
 
     clean: float
@@ -86,7 +86,9 @@ class Rehearsal:
         apart = (last.place(self.model) - first.place(self.model)) / 2
         layer = max(0.0, (low - high) / (enough * rows * apart)) if apart else 0.0
         row = max(0.0, (high - nothing) / (enough * rows))
-        return Rates(nothing / (rows * len(self.small.windows)), layer, row)
+        # Scoring does not grow with layers, and in small models it is most of a clean pass.
+        clean = (nothing / rows - row) / self.small.n_layers
+        return Rates(clean if clean > 0 else layer, layer, row)
 
     def measure(self, one: Measure) -> float:
         """Seconds of a measure that is no sweep: a part of the weights', one of each sequence."""
@@ -133,7 +135,7 @@ def _sweep(
     reference = sequences if evaluation.reference is None else len(evaluation.reference)
     clean = sequences + (reference if set(settings.baselines) - {Baseline.ZERO} else 0)
     clean += sequences * (Baseline.RESAMPLE in settings.baselines)
-    total = rates.clean * clean * config.n_layers
+    total = rates.clean * clean * config.n_layers + rates.row * sequences
     options = settings.options[one.name]
     for layers in one.depths(config, evaluation, settings.baselines, options):
         total += sequences * (rates.row + rates.layer * layers)
@@ -173,12 +175,12 @@ def loading_seconds(parameters: int) -> float:
 def _seconds(work: Callable[[], object], device: torch.device, warm: int = 2) -> float:
     """Of a run that is warm."""
     best = float("inf")
-    for _ in range(warm + 1):
+    for turn in range(warm + 1):
         began = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - began)
-        if best > 0.5:
+        if turn and best > 0.5:  # the first is cold
             break
     return best
