@@ -247,7 +247,7 @@ def test_one_run_of_several_is_chosen(browser: Browser, tmp_path: Path) -> None:
         )
 
     assert places() == ["seed0"]
-    assert opened.page.locator("#circuits .of-run:visible").count() == 2
+    assert opened.page.locator("#circuits .of-run:visible").count() == 3
     opened.page.select_option("#choose-run", "seed1")
     opened.page.wait_for_function(
         "!document.querySelector('#graph [data-run=seed1]').hidden && "
