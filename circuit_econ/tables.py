@@ -29,6 +29,7 @@ __all__ = [
     "make_table",
     "mlp_name",
     "output_bias_name",
+    "place_key",
     "set_name",
 ]
 
@@ -339,6 +340,7 @@ def set_name(components: Sequence[str]) -> str:
     return "+".join(sorted(components, key=component_key))
 
 
+_BLOCK = re.compile(r"^block\.(\d+)$")
 _NAME = re.compile(r"^(?:(?P<attn>a)(?P<al>\d+)\.h(?P<head>\d+)|m(?P<ml>\d+))$")
 
 
@@ -359,6 +361,17 @@ def component_key(name: str) -> tuple[int, int, int, str]:
     if match["attn"]:
         return (int(match["al"]), 0, int(match["head"]), name)
     return (int(match["ml"]), 1, 0, name)
+
+
+def place_key(place: str) -> tuple[int, int, str]:
+    """Sort key that puts places along the forward pass: ``block.{layer}``, then ``final``.
+
+    Places that are not of the stream (``weights``, ``output``, …) come before.
+    """
+    block = _BLOCK.match(place)
+    if place == "final":
+        return (2, 0, place)
+    return (1, int(block[1]), place) if block else (0, 0, place)
 
 
 def make_table(name: str, columns: dict[str, Any]) -> pl.DataFrame:

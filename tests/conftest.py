@@ -17,6 +17,7 @@ import torch
 
 if TYPE_CHECKING:
     from commands import Terminal
+    from playwright.sync_api import Browser
 
 torch.set_num_threads(1)
 
@@ -30,4 +31,13 @@ def run(
     from commands import terminal
 
     with terminal(tmp_path, capsys, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for the pages of a module."""
+    from page_visits import open_browser
+
+    with open_browser() as made:
         yield made

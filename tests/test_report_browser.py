@@ -9,19 +9,13 @@ from typing import Any
 import polars as pl
 import pytest
 import synthetic
-from page_visits import SCATTER, TOOLTIPS, Visit, open_browser, visit
+from page_visits import SCATTER, TOOLTIPS, Visit, visit
 from playwright.sync_api import Browser
 
 from circuit_econ.accounts import returns
 from circuit_econ.report.words import plus_minus
 
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 import traded_runs
-from page_visits import TOOLTIPS, Visit, open_browser, visit
+from page_visits import TOOLTIPS, Visit, visit
 from playwright.sync_api import Browser
 
 SECTIONS = ["graph", "matrix", "crowding", "capital", "circuits", "stages", "exact", "direct"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

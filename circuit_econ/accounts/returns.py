@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
 import polars as pl
 
 from circuit_econ.errors import unknown
-from circuit_econ.tables import Currency
+from circuit_econ.tables import Currency, place_key
 
 __all__ = ["default_place", "returns", "sign_disagreements", "verdict"]
 
@@ -19,8 +18,6 @@ SIGNIFICANCE: Final = 2.0
 MINIMUM_BASELINES: Final = 3
 """A verdict needs the same sign under at least so many baselines (economy, section 2)."""
 
-_BLOCK = re.compile(r"^block\.(\d+)$")
-
 
 def default_place(places: Iterable[str]) -> str | None:
     """The place furthest along the forward pass; None if there is none.
@@ -28,14 +25,7 @@ def default_place(places: Iterable[str]) -> str | None:
     ``final`` (the stream that enters the last norm) comes after every ``block.{layer}`` (the stream
     that enters a layer). Currencies read from weights or outputs have one place, which is returned.
     """
-
-    def depth(place: str) -> tuple[int, int, str]:
-        block = _BLOCK.match(place)
-        if place == "final":
-            return (2, 0, place)
-        return (1, int(block[1]), place) if block else (0, 0, place)
-
-    return max(places, key=depth, default=None)
+    return max(places, key=place_key, default=None)
 
 
 def returns(

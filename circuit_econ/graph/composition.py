@@ -11,7 +11,7 @@ import polars as pl
 from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.graph.economy import capital_share, through_flow, upstreamness
 from circuit_econ.graph.plain import Graph, is_known
-from circuit_econ.tables import Kind
+from circuit_econ.tables import Kind, place_key
 
 __all__ = ["Tables", "composition_graph", "graph_steps"]
 
@@ -209,13 +209,8 @@ def _describe(graph: Graph, rows: _Rows, baseline: str) -> None:
         note(row["component"], {n: row[n] for n in ("circuit", "role", "membership")})
     capacity = rows.of("capacity")
     # A share of the stream is read in several places: the last along the pass stays.
-    for row in sorted(capacity.iter_rows(named=True), key=lambda row: _depth(row["place"])):
+    for row in sorted(capacity.iter_rows(named=True), key=lambda row: place_key(row["place"])):
         note(row["component"], {f"capacity_{row['currency']}": row["amount"]})
     for row in rows.of("direct", baseline).iter_rows(named=True):
         names = ("direct", "mediated", "interaction")
         note(row["component"], {name: row[name] for name in names} | {"direct_se": row["se"]})
-
-
-def _depth(place: str) -> tuple[bool, int]:
-    layer = place.removeprefix("block.")
-    return (place == "final", int(layer) if layer.isdecimal() else -1)

@@ -10,7 +10,7 @@ import polars as pl
 
 from circuit_econ.graph.circuits import Circuits
 from circuit_econ.graph.counting import edge_key
-from circuit_econ.tables import Kind
+from circuit_econ.tables import Kind, place_key
 
 __all__ = ["Portrait", "describe", "portraits_table"]
 
@@ -110,10 +110,13 @@ def _by_size(amounts: dict[_Key, float]) -> dict[_Key, float]:
 
 
 def _capacity(capacity: pl.DataFrame, members: Iterable[str]) -> dict[str, float]:
-    layer = pl.col("place").str.strip_prefix("block.").cast(pl.Int64, strict=False)
+    known = capacity.filter(
+        pl.col("component").is_in(list(members)), pl.col("amount").is_not_null()
+    )
+    places = known["place"].to_list()
+    along = sorted(range(known.height), key=lambda row: place_key(places[row]))
     last = (
-        capacity.filter(pl.col("component").is_in(list(members)), pl.col("amount").is_not_null())
-        .sort(pl.col("place") == "final", layer.fill_null(-1), maintain_order=True)
+        known[along]
         .unique(["component", "currency"], keep="last", maintain_order=True)
         .sort("currency", "component")
     )

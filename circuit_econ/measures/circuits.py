@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import isnan, sqrt
+from math import sqrt
 from typing import Any
 
 import polars as pl
 import torch
-from torch import Tensor
 
 from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import Evaluation
@@ -24,8 +23,7 @@ from circuit_econ.graph.circuits import Circuits, adjusted_rand, find_circuits
 from circuit_econ.graph.counting import bounds, counted
 from circuit_econ.graph.tracking import track
 from circuit_econ.measures.base import Context, Measure
-from circuit_econ.measures.statistics import ratio_estimate
-from circuit_econ.measures.sweep import Sweep, Variant, sweep
+from circuit_econ.measures.sweep import Variant, sweep
 from circuit_econ.measures.untrained_flows import largest_of_untrained
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import components, parse_component
@@ -166,11 +164,11 @@ def _values(
             loss = {m: swept.difference[wanted[m, baseline]] for m in sets}
             singles = torch.stack([loss[m] for m in sets if len(m) == 1])
             whole = loss[sets[0]]
-            row = [name, baseline, *_told(swept, whole), _mean(swept, singles.sum(0))]
-            _add(values, [*row, *_told(swept, whole - singles.sum(0))])
+            row = [name, baseline, *swept.mean(whole), swept.mean(singles.sum(0))[0]]
+            _add(values, [*row, *swept.mean(whole - singles.sum(0))])
             for pair in (m for m in sets[1:] if len(m) == 2):
                 left = loss[pair] - loss[pair[:1]] - loss[pair[1:]]
-                both = [*_told(swept, loss[pair]), *_told(swept, left)]
+                both = [*swept.mean(loss[pair]), *swept.mean(left)]
                 _add(pairs, [name, baseline, *pair, *both])
     return values, pairs
 
@@ -184,15 +182,6 @@ def _sets(found: Circuits, name: str, most_pairs: int) -> Iterator[tuple[str, ..
     if len(members) >= 2:
         kept = [member for member in members if member in most]
         yield from combinations(kept, 2)
-
-
-def _told(swept: Sweep, sums: Tensor) -> tuple[float, float | None]:
-    mean, se = (float(x) for x in ratio_estimate(sums, swept.counts, swept.clusters))
-    return mean, None if isnan(se) else se
-
-
-def _mean(swept: Sweep, sums: Tensor) -> float:
-    return _told(swept, sums)[0]
 
 
 def _add(columns: dict[str, list[Any]], row: Sequence[Any]) -> None:

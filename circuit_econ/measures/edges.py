@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isnan, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from scipy import stats
-from torch import Tensor
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.plan import GROUP, Plan
-from circuit_econ.measures.statistics import ratio_estimate
-from circuit_econ.measures.sweep import Sweep, sweep
+from circuit_econ.measures.statistics import known
+from circuit_econ.measures.sweep import sweep
 from circuit_econ.measures.variants import Cut, Mediated, Reader, Variant
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import Component, components
@@ -114,13 +113,17 @@ def run(context: Context, settings: EdgeSettings) -> Mapping[str, pl.DataFrame]:
         for part in parts.values():
             value, mediated, sold = (lost[v] for v in _components([part], baseline))
             rest = value - mediated - sold
-            found = [_estimate(swept, sums) for sums in (sold, mediated, rest)]
+            found = [swept.mean(sums) for sums in (sold, mediated, rest)]
             direct.append((part.name, baseline, *(m for m, _ in found), *(s for _, s in found)))
         sums = {edge: lost[_cut(edge, parts, baseline)] for edge in chosen[baseline]}
+        effects = {edge: swept.mean(found) for edge, found in sums.items()}
         for edge, why in chosen[baseline].items():
-            flow = every[baseline][edge]
-            edges.append((*edge, baseline, *_estimate(swept, sums[edge]), flow, why))
-        told.append(_told(swept, baseline, every[baseline], chosen[baseline], sums))
+            edges.append((*edge, baseline, *effects[edge], every[baseline][edge], why))
+        drawn = [sums[edge] for edge, why in chosen[baseline].items() if why == "drawn"]
+        over_sequences = swept.mean(torch.stack(drawn).mean(0))[1] if drawn else None
+        told.append(
+            (baseline, *_told(every[baseline], chosen[baseline], effects, over_sequences or 0.0))
+        )
     return {
         "direct": _table("direct", context.step, direct),
         "edges": _table("edges", context.step, edges),
@@ -223,19 +226,13 @@ def _plan(context: Context) -> Plan:
 
 
 def _told(
-    swept: Sweep,
-    baseline: str,
     flows: Mapping[Edge, float],
     chosen: Mapping[Edge, str],
-    sums: Mapping[Edge, Tensor],
+    effects: Mapping[Edge, tuple[float, float | None]],
+    over_sequences: float,
 ) -> tuple[Any, ...]:
-    """A row of ``edge_sampling``, from the baseline on."""
-    effects = {edge: _estimate(swept, sums[edge]) for edge in chosen}
+    """A row of ``edge_sampling``, behind the baseline."""
     drawn = [edge for edge, why in chosen.items() if why == "drawn"]
-    over_sequences = 0.0
-    if drawn:
-        mean = torch.stack([sums[edge] for edge in drawn]).mean(0)
-        over_sequences = _estimate(swept, mean)[1] or 0.0
     hidden = sampling(
         [effects[edge][0] for edge in drawn],
         [effects[edge][1] or 0.0 for edge in drawn],
@@ -250,20 +247,10 @@ def _told(
         return float(stats.spearmanr(*pair)[0])
 
     return (
-        baseline, len(flows), len(chosen) - len(drawn), len(drawn), correlation(list(chosen)),
+        len(flows), len(chosen) - len(drawn), len(drawn), correlation(list(chosen)),
         correlation(drawn), sum(effect for effect, _ in effects.values()),
-        _number(hidden.hidden), _number(hidden.hidden_se), _number(hidden.hidden_size),
+        known(hidden.hidden), known(hidden.hidden_se), known(hidden.hidden_size),
     )  # fmt: skip
-
-
-def _estimate(swept: Sweep, sums: Tensor) -> tuple[float, float | None]:
-    mean, se = (float(x) for x in ratio_estimate(sums, swept.counts, swept.clusters))
-    return mean, _number(se)
-
-
-def _number(x: float) -> float | None:
-    """NaN says "cannot be estimated"; in a table that is a null."""
-    return None if isnan(x) else x
 
 
 def _table(name: str, step: int, rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:

@@ -11,7 +11,6 @@ Panels of sequences are as large as memory allows; what a pass takes is written 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.income_economy import WITHOUT_REFERENCE, Economy, nodes_of
+from circuit_econ.measures.statistics import known
 from circuit_econ.model import ModelConfig
 from circuit_econ.tables import make_table
 
@@ -157,8 +157,7 @@ def _measure(
 
 
 def _numbers(tensor: Tensor) -> list[float | None]:
-    """NaN says "cannot be estimated"; in a table that is a null."""
-    return [None if math.isnan(x) else x for x in tensor.tolist()]
+    return [known(x) for x in tensor.tolist()]
 
 
 def passes(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from scipy import special
 from torch import Tensor
 
-__all__ = ["AFFECTED", "Estimate", "estimate", "interval", "ratio_estimate"]
+__all__ = ["AFFECTED", "Estimate", "estimate", "interval", "known", "ratio_estimate"]
 
 AFFECTED = 30
 """Sequences (documents) that must be affected for an interval to be honest."""
@@ -39,6 +39,11 @@ class Estimate:
     high: float
     units: int
     affected: int
+
+
+def known(x: float) -> float | None:
+    """NaN says "cannot be estimated"; in a table that is a null."""
+    return None if math.isnan(x) else x
 
 
 def estimate(

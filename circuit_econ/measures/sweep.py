@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuit_econ.measures.base import Context
 from circuit_econ.measures.plan import GROUP
 from circuit_econ.measures.scoring import Scoring, sample_positions
+from circuit_econ.measures.statistics import known, ratio_estimate
 from circuit_econ.measures.variants import Layer, Piece, Sequences, Variant
 from circuit_econ.measures.workers import Workers
 from circuit_econ.model import Edit, Model, Trace
@@ -106,6 +107,11 @@ class Sweep(Draw):
         self._losses = self.difference.to(device, copy=True)
         self._moved = torch.ones(self.difference.shape, dtype=torch.bool, device=device)
         self._baselines(context)
+
+    def mean(self, sums: Float[Tensor, " S"]) -> tuple[float, float | None]:
+        """Nats per scored position of some differences by column, and the standard error."""
+        mean, se = (float(x) for x in ratio_estimate(sums, self.counts, self.clusters))
+        return mean, known(se)
 
     def _baselines(self, context: Context) -> None:
         model, evaluation = context.model, context.evaluation

@@ -14,7 +14,7 @@ from circuit_econ.measures.adapting import adapt, pilot_panels
 from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.plan import GROUP
 from circuit_econ.measures.precision import verdict
-from circuit_econ.measures.statistics import Estimate, estimate
+from circuit_econ.measures.statistics import Estimate, estimate, known
 from circuit_econ.measures.sweep import Draw, Sweep
 from circuit_econ.measures.variants import Variant
 from circuit_econ.model import ModelConfig
@@ -127,14 +127,14 @@ def run(context: Context, settings: ValueSettings) -> Mapping[str, pl.DataFrame]
                 "step": context.step,
                 "component": [set_name([p.name for p in parts]) for (parts, _), *_ in rows],
                 "baseline": [str(baseline) for (_, baseline), *_ in rows],
-                "value": [_number(found.mean) for _, found, *_ in rows],
-                "se": [_number(found.se) for _, found, *_ in rows],
+                "value": [known(found.mean) for _, found, *_ in rows],
+                "se": [known(found.se) for _, found, *_ in rows],
                 "sequences": [size for *_, size in rows],
-                "placebo": [_number(other.mean) if other else None for _, _, other, *_ in rows],
-                "placebo_se": [_number(other.se) if other else None for _, _, other, *_ in rows],
+                "placebo": [known(other.mean) if other else None for _, _, other, *_ in rows],
+                "placebo_se": [known(other.se) if other else None for _, _, other, *_ in rows],
                 "affected": [found.affected for _, found, *_ in rows],
-                "low": [_number(found.low) for _, found, *_ in rows],
-                "high": [_number(found.high) for _, found, *_ in rows],
+                "low": [known(found.low) for _, found, *_ in rows],
+                "high": [known(found.high) for _, found, *_ in rows],
                 "outcome": [outcome for *_, outcome, _ in rows],
             },
         )
@@ -147,11 +147,6 @@ def _estimate(sweep: Sweep, numbers: Sequence[int], columns: slice) -> Estimate:
     there = ~differences.isnan()
     clusters = None if sweep.clusters is None else sweep.clusters[columns][there]
     return estimate(differences[there], sweep.counts[columns][there], clusters)
-
-
-def _number(x: float) -> float | None:
-    """NaN says "cannot be estimated"; in a table that is a null."""
-    return None if math.isnan(x) else x
 
 
 def depths(
