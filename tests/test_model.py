@@ -8,7 +8,7 @@ import torch
 import zoo
 
 from circuit_econ.errors import CheckpointError
-from circuit_econ.model import Edit, Format, Model, Source, inventory, read_config
+from circuit_econ.model import Edit, Format, Model, Rounding, Source, inventory, read_config
 from circuit_econ.model.bridge import boot
 from circuit_econ.model.check import (
     DisagreementError,
@@ -266,15 +266,35 @@ def test_the_check_against_the_bridge_passes_and_can_fail() -> None:
         compare(model, boot(source, torch.float64), tokens, tokens, "here")
 
 
-def test_identity_1_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = zoo.case_named("gpt2")
-    model, tokens = model_of(case, torch.float32), zoo.tokens_of(case, 2, seed=1)
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("name", ["gpt2", "neox", "llama"])
+def test_identity_1_holds_and_can_fail_in_all_numbers(
+    name: str, rounding: Rounding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = zoo.case_named(name)
+    model = Model.from_source(case.source(0), torch.float32, rounding=rounding)
+    tokens = zoo.tokens_of(case, 2, seed=1)
     check_identity(model, tokens)
     whole = dict(model.contributions(tokens))
-    del whole["a1.b_O"]
-    monkeypatch.setattr(model, "contributions", lambda _: iter(whole.items()))
-    with pytest.raises(DisagreementError, match="identity 1 fails"):
-        check_identity(model, tokens)
+    for changed in whole:
+        # Of a head, the whole or a twentieth; of what the pass does not round, as little.
+        for factor in (0.0, 0.95, -1.0):
+            wrong = {n: w * factor if n == changed else w for n, w in whole.items()}
+            with monkeypatch.context() as patch:
+                patch.setattr(model, "contributions", lambda _, w=wrong: iter(w.items()))
+                with pytest.raises(DisagreementError, match="identity 1 fails"):
+                    check_identity(model, tokens)
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+def test_the_function_is_compared_whatever_is_rounded(rounding: Rounding) -> None:
+    case = zoo.case_named("gpt2")
+    model = Model.from_source(case.source(0), torch.float32, rounding=rounding)
+    tokens, bridge = zoo.tokens_of(case, 2, seed=1), case.bridge(0)
+    assert compare(model, bridge, tokens, tokens, "here") < 1e-5
+    model.weights.layers[0].out.mul_(1.01)
+    with pytest.raises(DisagreementError, match="our loss is"):
+        compare(model, bridge, tokens, tokens, "here")
 
 
 def test_a_head_bias_of_the_unembedding_is_part_of_the_function() -> None:

@@ -390,6 +390,7 @@ class Model:
     ) -> Iterator[tuple[str, Float[Tensor, "S T D"]]]:
         """Everything that is added to the stream, in order; it sums to the final stream.
 
+        Heads write what the pass makes them write, in the numbers that enter its products.
         Yields ``embed``, ``pos``, then per layer the heads, ``a{layer}.b_O`` and the MLP.
         """
         w, trace = self.weights, self.trace(tokens)
@@ -398,7 +399,9 @@ class Model:
             yield "pos", w.pos[: tokens.shape[1]].expand(len(tokens), -1, -1)
         for layer, z in trace.heads.items():
             for head in range(self.config.n_heads):
-                yield head_name(layer, head), self.write_head(layer, head, z[:, :, head])
+                own = slice(head * self.config.d_head, (head + 1) * self.config.d_head)
+                written = self.products.part(z[:, :, head], w.layers[layer].out, own)
+                yield head_name(layer, head), written
             bias = w.layers[layer].out_bias
             if bias is not None:
                 yield output_bias_name(layer), bias.expand(*tokens.shape, -1)

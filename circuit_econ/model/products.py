@@ -49,6 +49,30 @@ class Products:
         product = F.linear(self._round(x), low).to(x.dtype)
         return product if bias is None else product + bias
 
+    def part(self, x: Tensor, matrix: Tensor, columns: slice) -> Tensor:
+        """What some columns add to ``linear(x, matrix, None)``: the same inputs, summed exactly.
+
+        ``linear`` rounds its inputs and, in bfloat16, once more what it returns; parts are rounded
+        on entering alone, so they sum to the whole but for that last rounding (:attr:`returned`).
+        """
+        if self.rounding is Rounding.EXACT:
+            return F.linear(x, matrix[:, columns])
+        low = self._low[id(matrix)][1][:, columns]
+        return F.linear(self._round(x).to(x.dtype), low.to(x.dtype))
+
+    @property
+    def returned(self) -> float:
+        """Unit by which what a product returns is rounded beyond the dtype's own; 0 for none."""
+        return torch.finfo(torch.bfloat16).eps / 2 if self.rounding is Rounding.BFLOAT16 else 0.0
+
+    def entering(self, x: Tensor) -> float:
+        """Unit by which what enters a product may or may not be rounded, as the hardware decides.
+
+        An NVIDIA GPU rounds (or cuts) for tf32 inside the kernels that do so; which kernel runs
+        depends on shapes. Elsewhere what enters is known: 0.
+        """
+        return 2**-10 if self.rounding is Rounding.TF32 and x.device.type == "cuda" else 0.0
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         """Scaled-dot-product attention, in the dtype of ``q``."""
         if self.rounding is Rounding.EXACT:
