@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
-__all__ = ["CheckpointError", "CircuitEconError", "ConfigurationError", "LedgerError", "unknown"]
+__all__ = [
+    "CheckpointError",
+    "CircuitEconError",
+    "ConfigurationError",
+    "LedgerError",
+    "foreign",
+    "one_line",
+    "reason",
+    "unknown",
+]
+
+_LONGEST_WORD: Final = 300
+_LONGEST_LINE: Final = 800
 
 
 class CircuitEconError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose; says it in one line."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(str(message)))
 
 
 class ConfigurationError(CircuitEconError):
@@ -28,3 +46,49 @@ def unknown(what: str, name: object, known: Iterable[object]) -> ConfigurationEr
     return ConfigurationError(
         f"unknown {what} {str(name)!r}; there is: {', '.join(str(k) for k in known) or 'nothing'}"
     )
+
+
+def one_line(text: str) -> str:
+    """Text for a message: one line, and what is too long cut in the middle.
+
+    What a user gave may be a page long; the ends say what it is, and what is to be done stands at
+    the end of a message.
+    """
+    kept = re.sub(r"[^\S ]+", " ", text).strip()
+    kept = re.sub(r"\S+", lambda word: _cut(word[0], _LONGEST_WORD), kept)
+    # Terminals obey control characters, encodings refuse halves of surrogate pairs.
+    kept = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in kept)
+    return _cut(kept, _LONGEST_LINE)
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    half = longest // 2 - 20
+    return f"{text[:half]}… ({len(text) - 2 * half} characters left out) …{text[-half:]}"
+
+
+def reason(error: BaseException) -> str:
+    """What another library raised, in one line: its type and the first line it has to say."""
+    said = str(error).strip().splitlines()
+    name = type(error).__name__
+    return one_line(f"{name}: {said[0]}" if said else name)
+
+
+@contextmanager
+def foreign(kind: type[CircuitEconError], what: str) -> Iterator[None]:
+    """Turn whatever other people's code raises into one line of ours.
+
+    For the boundary to a library that reads what a user gave: no list of exception types is ever
+    complete, and a panic of compiled code is no ``Exception``.
+
+    Args:
+        kind: What it becomes.
+        what: What could not be done, to what, and what to do; the reason follows in brackets.
+    """
+    try:
+        yield
+    except (CircuitEconError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise kind(f"{what} ({reason(error)})") from error
