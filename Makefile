@@ -10,9 +10,12 @@ TORCH = $(shell grep '^torch==' constraints.txt)
 demo: $(VENV)/.ready
 	$(BIN)/circuit-econ walk study=quickstart
 
-# A worker per core, one thread each.
+# A worker per core, one thread each. BROWSER=no leaves out the tests that open the page.
 test: $(VENV)/.ready-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q
+ifneq ($(BROWSER),no)
+	$(BIN)/python tests/prepare_browser.py
+endif
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q $(if $(filter no,$(BROWSER)),-m "not browser")
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ whole model; numbers in the weights do not matter to a clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,18 +68,18 @@ class Rehearsal:
         data = Evaluation(e.tokens[:few], e.targets[:few], reference)
         return replace(self.settings.context(self.model, data, 0, self.plan), precision=None)
 
-    def rates(self) -> Rates:
-        """Rates of a sweep."""
+    def rates(self, variants: int) -> Rates:
+        """Rates of a sweep that has so many variants: a small one never fills its chunks."""
         context = self.context(GROUP)
         context.baselines = (Baseline.ZERO,)
         rows = len(context.evaluation.tokens)
         parts = components(self.small, embeddings=False)
         first, last = parts[0], parts[-1]
-        enough = max(1, -(-4 * max(1, self.plan.rows) // rows))
+        enough = max(1, min(variants, -(-4 * max(1, self.plan.rows) // rows)))
 
         def run(part: object, count: int) -> float:
-            variants = [Variant((part,), Baseline.ZERO)] * count  # type: ignore[arg-type]
-            return _seconds(lambda: sweep(context, variants), self.settings.device)
+            same = [Variant((part,), Baseline.ZERO)] * count  # type: ignore[arg-type]
+            return _seconds(lambda: sweep(context, same), self.settings.device)
 
         nothing = run(last, 0)
         low, high = run(first, enough), run(last, enough)
@@ -116,28 +116,34 @@ def rehearse(config: ModelConfig, evaluation: Evaluation, settings: Settings) ->
     before: the whole set is assumed, so that the time is the most it can take.
     """
     stage = Rehearsal(config, evaluation, settings)
+    depths = {
+        one.name: one.depths(config, evaluation, settings.baselines, settings.options[one.name])
+        for one in settings.measures
+        if one.depths is not None
+    }
+    rates = stage.rates(max(map(len, depths.values()))) if depths else None
     found: dict[str, float] = {}
-    rates: Rates | None = None
     for one in settings.measures:
-        if one.depths is not None:
-            rates = rates or stage.rates()
-            found[one.name] = _sweep(config, evaluation, settings, one, rates)
+        if rates is not None and one.name in depths:
+            found[one.name] = _sweep(config, evaluation, settings, depths[one.name], rates)
         else:
             found[one.name] = stage.measure(one)
     return found
 
 
 def _sweep(
-    config: ModelConfig, evaluation: Evaluation, settings: Settings, one: Measure, rates: Rates
+    config: ModelConfig,
+    evaluation: Evaluation,
+    settings: Settings,
+    depths: Sequence[float],
+    rates: Rates,
 ) -> float:
-    assert one.depths is not None
     sequences = len(evaluation.tokens)
     reference = sequences if evaluation.reference is None else len(evaluation.reference)
     clean = sequences + (reference if set(settings.baselines) - {Baseline.ZERO} else 0)
     clean += sequences * (Baseline.RESAMPLE in settings.baselines)
     total = rates.clean * clean * config.n_layers + rates.row * sequences
-    options = settings.options[one.name]
-    for layers in one.depths(config, evaluation, settings.baselines, options):
+    for layers in depths:
         total += sequences * (rates.row + rates.layer * layers)
     return total
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from prepare_browser import WITHOUT, installed
 
 from circuit_econ.ledger import Ledger
 from circuit_econ.report import write_page
@@ -24,22 +23,17 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 def chromium() -> str:
     """The browser's path; a missing browser is a failure, for nothing else looks at the page."""
-    named = os.environ.get("CIRCUIT_ECON_CHROMIUM")
-    names = [named] if named else ["chromium", "chromium-browser", "google-chrome"]
-    found = next(filter(None, map(shutil.which, names)), None)
+    found = installed()
     if found is None:
-        pytest.fail(
-            f"no browser ({', '.join(names)}): install chromium, or name one in "
-            "CIRCUIT_ECON_CHROMIUM",
-            pytrace=False,
-        )
+        pytest.fail(WITHOUT, pytrace=False)
     return found
 
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
+    path = chromium()  # before playwright runs: it may have to be asked
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
 
