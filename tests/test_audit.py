@@ -50,8 +50,8 @@ def test_everything_wrong_at_once(tmp_path: Path) -> None:
     assert result["detail"][2] == "2 entries are NaN or infinite (step 4 alone)"
     assert result["detail"][3] == (
         f"{tmp_path / 'checkpoint-5' / 'model.safetensors'} is truncated or no safetensors file "
-        "(0 bytes: Error while deserializing header: header too small); copy, download or save it "
-        "again"
+        "(0 bytes: SafetensorError: Error while deserializing header: header too small); copy, "
+        "download or save it again"
     )
     assert [one.step for one in seen] == [0, 1, 2, 3, 4, 5, 6]
 

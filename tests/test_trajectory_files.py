@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from torch import nn
 from trajectory_folders import neox, tensors
 
 from circuit_econ.errors import CheckpointError
-from circuit_econ.trajectory import files
-from circuit_econ.trajectory.files import read_folder, read_json, read_tensors, weight_files
+from circuit_econ.trajectory import tensors as reading_tensors
+from circuit_econ.trajectory.boundary import read_json
+from circuit_econ.trajectory.files import read_folder, weight_files
+from circuit_econ.trajectory.tensors import read_tensors
 
 AGAIN = "copy, download or save it again"
 
@@ -157,7 +161,8 @@ def test_truncated_safetensors(tmp_path: Path, keep: int, reason: str) -> None:
     path.write_bytes(whole[:keep])
     size = len(whole[:keep])
     assert said(lambda: read_folder(tmp_path)) == (
-        f"{path} is truncated or no safetensors file ({size} bytes: {reason}); {AGAIN}"
+        f"{path} is truncated or no safetensors file ({size} bytes: SafetensorError: {reason}); "
+        f"{AGAIN}"
     )
 
 
@@ -165,8 +170,8 @@ def test_a_safetensors_file_that_is_something_else(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 100\n")
     assert said(lambda: read_folder(tmp_path)) == (
-        f"{path} is truncated or no safetensors file (65 bytes: Error while deserializing header: "
-        f"header too large); {AGAIN}"
+        f"{path} is truncated or no safetensors file (65 bytes: SafetensorError: Error while "
+        f"deserializing header: header too large); {AGAIN}"
     )
 
 
@@ -190,8 +195,12 @@ def test_truncated_pytorch_files(tmp_path: Path, zipped: bool, share: float) -> 
         ({}, "holds nothing, not a dictionary of tensors"),
         ({"w": torch.ones(2), "lr": 0.1}, "is not a dictionary of tensors: 'lr' holds a float"),
         (
-            {"model": {"w": {"v": torch.ones(2)}}},
-            "is not a dictionary of tensors: 'w' holds a dict",
+            {"model": {"w": torch.ones(2, 2), "lr": 0.1}},
+            "is not a dictionary of tensors: model['lr'] holds a float",
+        ),
+        (
+            {"rng": {"cpu": torch.ones(2)}},
+            "is not a model's dictionary of tensors: rng has no matrix",
         ),
         ({3: torch.ones(2)}, "is not a dictionary of tensors: 3 holds a Tensor"),
     ],
@@ -216,7 +225,190 @@ def test_sparse_and_meta_tensors_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_changed_byte_in_a_zip_is_noticed(tmp_path: Path) -> None:
+    """torch's own reader checks no sums: it would give another number."""
+    path = tmp_path / "step_1.pt"
+    torch.save({"w": torch.arange(64.0)}, path)
+    whole = bytearray(path.read_bytes())
+    place = whole.index(torch.arange(64.0).numpy().tobytes()) + 18
+    whole[place] ^= 64
+    path.write_bytes(whole)
+    assert not torch.equal(torch.load(path)["w"], torch.arange(64.0))
+    assert said(lambda: read_tensors(path)) == (
+        f"{path} is truncated or no PyTorch file ({len(whole)} bytes: ValueError: the checksum of "
+        f"entry step_1/data/0 is another); {AGAIN}"
+    )
+
+
+def test_an_archive_that_unfolds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "step_1.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("step_1/data.pkl", bytes(1 << 20))
+    assert "(ValueError: entries are compressed or overlap)" in said(
+        lambda: read_tensors(path)
+    ).replace(f"{path.stat().st_size} bytes: ", "")
+
+
+def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "step_1.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("step_1/constants.pkl", b"")
+    assert said(lambda: read_tensors(path)) == (
+        f"{path} is a TorchScript archive, which holds code, and is refused; save the model's "
+        "state_dict() alone, best as safetensors"
+    )
+
+
+class Claim:
+    """A tensor that claims another shape than its storage holds."""
+
+    def __init__(self, size: int, stride: int) -> None:
+        self.size, self.stride = size, stride
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
+        storage = torch.ones(4).untyped_storage()
+        typed = torch.storage.TypedStorage(
+            wrap_storage=storage, dtype=torch.float32, _internal=True
+        )
+        return torch._utils._rebuild_tensor_v2, (
+            typed, 0, (self.size,), (self.stride,), False, OrderedDict(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("size", [5, 10**12])
+def test_a_tensor_is_no_more_than_its_storage(tmp_path: Path, zipped: bool, size: int) -> None:
+    path = tmp_path / "step_1.pt"
+    torch.save({"w": Claim(size, 0)}, path, _use_new_zipfile_serialization=zipped)
+    assert said(lambda: read_tensors(path)) == (
+        f"{path}: w claims {4 * size} bytes, and the file holds 16 of it; save it contiguous"
+    )
+    torch.save({"w": Claim(size, 1)}, path, _use_new_zipfile_serialization=zipped)
+    assert said(lambda: read_tensors(path)).startswith(f"{path} is truncated or no PyTorch file (")
+    torch.save({"w": Claim(4, 1)}, path, _use_new_zipfile_serialization=zipped)
+    assert_same(read_tensors(path), {"w": torch.ones(4)})
+
+
+def test_an_enormous_header_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write((50 << 20).to_bytes(8, "little"))
+        file.truncate(60 << 20)
+    assert said(lambda: read_tensors(path)) == (
+        f"{path}: its header has 52428800 bytes, and at most 16777216 are read; {AGAIN}"
+    )
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\0b", "x" * 501])
+def test_names_of_tensors_can_be_printed(tmp_path: Path, name: str) -> None:
+    torch.save({name: torch.ones(2)}, tmp_path / "step_1.pt")
+    assert "is no name of a tensor" in said(lambda: read_tensors(tmp_path / "step_1.pt"))
+
+
+def test_whatever_a_library_raises_is_the_files_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PanicException(BaseException):
+        """As compiled code raises it."""
+
+    def panics(*_: object, **__: object) -> object:
+        raise PanicException("index out of bounds\nand more")
+
+    path = tmp_path / "model.safetensors"
+    save_file(tensors(), path)
+    monkeypatch.setattr(reading_tensors, "load_file", panics)
+    assert "bytes: PanicException: index out of bounds); copy" in said(lambda: read_tensors(path))
+
+    def stops(*_: object, **__: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reading_tensors, "load_file", stops)
+    with pytest.raises(KeyboardInterrupt):
+        read_tensors(path)
+
+
+# Dictionaries inside
+
+
+MATRIX = {"w": torch.ones(2, 3), "b": torch.ones(3)}
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        ("model_state_dict", {"model_state_dict": MATRIX, "epoch": 3}),
+        ("model_state", {"model_state": MATRIX}),
+        ("params", {"params": MATRIX, "rng": {"cpu": torch.ones(3)}}),
+        ("train.model", {"train": {"model": MATRIX, "seed": 1}, "config": {"width": 3}}),
+        (
+            "state_dict",
+            {
+                "state_dict": MATRIX,
+                "optimizer_states": [{"state": {0: MATRIX}, "param_groups": []}],
+                "optimizer": {"exp_avg": MATRIX},
+                "opt": {"state": {"w": MATRIX}, "param_groups": []},
+                "hyper_parameters": {"lr": 0.1},
+            },
+        ),
+        ("same", {"same": MATRIX, "as": MATRIX}),
+    ],
+)
+def test_the_only_dictionary_of_tensors_is_read(
+    tmp_path: Path, place: str, content: dict[str, object]
+) -> None:
+    lines: list[str] = []
+    torch.save(content, tmp_path / "a.ckpt")
+    assert_same(read_tensors(tmp_path / "a.ckpt", lines.append), MATRIX)
+    assert lines == [f"tensors are read from {place} of each file; what is beside it is left out"]
+
+
+def test_two_dictionaries_of_tensors_are_named(tmp_path: Path) -> None:
+    other = {"w": torch.zeros(2, 3)}
+    path = tmp_path / "a.pt"
+    torch.save({"model": MATRIX, "train": {"ema": other}, "third": {"w": other["w"] + 1}}, path)
+    assert said(lambda: read_tensors(path)) == (
+        f"{path} holds several dictionaries of tensors (model, third and 1 more); save the one to "
+        "measure alone"
+    )
+
+
+def test_a_dictionary_that_holds_itself(tmp_path: Path) -> None:
+    content: dict[str, object] = {"model": MATRIX}
+    content["again"] = content
+    torch.save(content, tmp_path / "a.pt")
+    assert_same(read_tensors(tmp_path / "a.pt"), MATRIX)
+
+
+# Adapters
+
+
+def test_an_adapter_is_named(tmp_path: Path) -> None:
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "owner/base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    save_file(tensors(), tmp_path / "adapter_model.safetensors")
+    assert said(lambda: read_folder(tmp_path)) == (
+        f"{tmp_path} holds an adapter alone (adapter_config.json of owner/base); merge it into its "
+        "base model (peft: merge_and_unload(), then save_pretrained()) and open what that saves"
+    )
+    save_file(tensors(), tmp_path / "model.safetensors")
+    assert said(lambda: read_folder(tmp_path)) == (
+        f"{tmp_path} holds an adapter beside whole weights (adapter_config.json of owner/base); "
+        "move one of the two elsewhere"
+    )
+
+
 # Shards and indices
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_file({name: torch.ones(2), "w": torch.ones(2)}, tmp_path / f"{name}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    shards = {"one": "one.safetensors", "two": "two.safetensors", "w": "one.safetensors"}
+    index.write_text(json.dumps({"weight_map": shards}))
+    assert said(lambda: read_folder(tmp_path)) == (
+        f"{tmp_path / 'two.safetensors'} holds w, and so does another shard; {AGAIN}"
+    )
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
@@ -239,7 +431,10 @@ def test_a_tensor_that_no_shard_holds_is_named(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("weight_map", [None, ["a"], {"a": "../one.safetensors"}, {"a": 1}])
+@pytest.mark.parametrize(
+    "weight_map",
+    [None, ["a"], {}, {"a": "../one.safetensors"}, {"a": 1}, {"a": "b\0"}, {"a": "b" * 256}],
+)
 def test_an_index_stays_in_its_folder(tmp_path: Path, weight_map: object) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
@@ -266,11 +461,13 @@ def test_json_that_is_missing_or_not_json(tmp_path: Path) -> None:
     )
     path.write_text("{'model_type': 'gpt2'}")
     assert said(lambda: read_json(path)) == (
-        f"{path} is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 "
-        f"(char 1)); {AGAIN}"
+        f"{path} is not JSON (JSONDecodeError: Expecting property name enclosed in double quotes: "
+        f"line 1 column 2 (char 1)); {AGAIN}"
     )
     path.write_bytes(b"\xff\xfe")
-    assert said(lambda: read_json(path)).startswith(f"{path} is not JSON ('utf-8' codec can't")
+    assert said(lambda: read_json(path)).startswith(
+        f"{path} is not JSON (UnicodeDecodeError: 'utf-8' codec can't"
+    )
     path.write_text("[1]")
     assert said(lambda: read_json(path)) == f"{path} holds a JSON list, not an object; {AGAIN}"
 
@@ -284,9 +481,7 @@ def test_files_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "a.safetensors").touch()
     (tmp_path / "a.pt").touch()
-    monkeypatch.setattr(Path, "read_text", forbidden)
-    monkeypatch.setattr(files, "load_file", forbidden)
-    monkeypatch.setattr(torch, "load", forbidden)
+    monkeypatch.setattr(Path, "open", forbidden)
     for path, read in [
         (tmp_path / "config.json", read_json),
         (tmp_path / "a.safetensors", read_tensors),

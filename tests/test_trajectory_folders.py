@@ -18,8 +18,8 @@ from circuit_econ.trajectory import open_trajectory
 
 FORMS = (
     "a trajectory is (1) folders checkpoint-<step>/ or step<step>/, each with config.json and "
-    "model.safetensors or pytorch_model.bin, (2) config.json beside step_<step>.safetensors, .pt "
-    "or .pth files, or (3) one checkpoint: config.json and its weights"
+    "model.safetensors or pytorch_model.bin, (2) config.json beside step_<step>.safetensors, .pt, "
+    ".pth or .ckpt files, or (3) one checkpoint: config.json and its weights"
 )
 
 

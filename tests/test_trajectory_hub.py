@@ -289,8 +289,8 @@ def test_only_configuration_and_weights_are_asked_for(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", recording)
     trajectory = open_trajectory(NAME, revisions=REVISIONS)
     trajectory.config(0)
-    assert asked == [["config.json"]]
+    assert asked == [["config.json", "adapter_config.json"]]
     assert trajectory.read(0).tensors.keys() == {"w", "b"}
     safe, pickled = asked[1:]
-    assert all(p == "config.json" or "safetensors" in p for p in safe)
-    assert all(p == "config.json" or "pytorch_model" in p for p in pickled)
+    assert all(p.endswith("config.json") or "safetensors" in p for p in safe)
+    assert all(p.endswith("config.json") or "pytorch_model" in p for p in pickled)

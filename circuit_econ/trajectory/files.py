@@ -1,25 +1,21 @@
-"""Reads a checkpoint's files, tensors and JSON only; whatever is wrong becomes one clear line."""
+"""Reads a Hugging Face checkpoint folder: which files hold its weights, and all their tensors."""
 
 from __future__ import annotations
 
-import json
-import pickle
-import re
-import zipfile
-from collections.abc import Mapping
+import logging
+import os
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from circuit_econ.errors import CheckpointError
+from circuit_econ.trajectory.boundary import REPAIR, read_json, reading
+from circuit_econ.trajectory.tensors import Say, read_tensors
 
-__all__ = ["CONFIG", "WEIGHTS", "read_folder", "read_json", "read_tensors", "weight_files"]
+__all__ = ["ADAPTER", "CONFIG", "WEIGHTS", "adapter_error", "read_folder", "weight_files"]
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
 
 WEIGHTS = (
     "model.safetensors",
@@ -29,166 +25,113 @@ WEIGHTS = (
 )
 """Weight files of a Hugging Face checkpoint folder; the first that is there is read."""
 
-_WRAPPERS = ("model", "state_dict")
-_REPAIR = "copy, download or save it again"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        CheckpointError: If the file is missing, unreadable, not JSON, or not an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} is missing; put the one saved with the weights there"
-        ) from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except ValueError as error:  # also undecodable text
-        raise CheckpointError(f"{path} is not JSON ({error}); {_REPAIR}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a JSON {type(content).__name__}, not an object; {_REPAIR}"
-        )
-    return content
+_log = logging.getLogger(__name__)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The weight files of a Hugging Face checkpoint folder, without opening them.
 
     Raises:
-        CheckpointError: If there are none, or an index names a shard that is not there.
+        CheckpointError: If there are none, an index names a shard that is not there, or the folder
+            holds an adapter.
     """
-    found = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
-    if found is None:
-        raise CheckpointError(
-            f"{folder} has no weights; one of {', '.join(WEIGHTS)} must lie there"
-        )
+    found = _index_or_file(folder)
     if found.suffix != ".json":
         return [found]
     shards = sorted(set(_weight_map(found).values()))
     for name in shards:
-        if not (folder / name).exists():
-            raise CheckpointError(
-                f"{folder}: shard {name} is missing, but {found.name} lists it; {_REPAIR}"
-            )
+        with reading(found, "names a shard that cannot be looked for ({reason})"):
+            if not os.path.lexists(folder / name):
+                raise CheckpointError(
+                    f"{folder}: shard {name} is missing, but {found.name} lists it; {REPAIR}"
+                )
     return [folder / name for name in shards]
 
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
+def read_folder(folder: Path, say: Say = _log.info) -> dict[str, Tensor]:
     """All tensors of a Hugging Face checkpoint folder, on the CPU and in the files' dtypes.
 
     Raises:
-        CheckpointError: If a file is missing or cannot be read, or a shard lacks a tensor.
+        CheckpointError: If a file is missing or cannot be read, a shard lacks a tensor, or two
+            hold the same one.
     """
-    files = weight_files(folder)
     tensors: dict[str, Tensor] = {}
-    for path in files:
-        tensors.update(read_tensors(path))
-    index = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
-    if index is not None and index.suffix == ".json":
+    for path in weight_files(folder):
+        found = read_tensors(path, say)
+        if twice := sorted(tensors.keys() & found.keys()):
+            raise CheckpointError(f"{path} holds {twice[0]}, and so does another shard; {REPAIR}")
+        tensors |= found
+    index = _index_or_file(folder)
+    if index.suffix == ".json":
         absent = sorted(set(_weight_map(index)) - set(tensors))
         if absent:
             raise CheckpointError(
                 f"{folder}: {index.name} lists {absent[0]}, which no shard holds "
-                f"({len(absent)} such tensors); {_REPAIR}"
+                f"({len(absent)} such tensors); {REPAIR}"
             )
     return tensors
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one ``.safetensors`` or PyTorch file, memory-mapped where possible.
+def adapter_error(folder: Path) -> CheckpointError | None:
+    """The error for a folder with an adapter: alone or not, it is not the model that was trained.
 
-    A PyTorch file may hold them directly or under ``model`` or ``state_dict``. It is read with
-    ``weights_only=True``: a pickle that asks for anything but tensors and plain containers is
-    refused and nothing in it runs.
-
-    Raises:
-        CheckpointError: If the file is missing, unreadable, damaged, holds code, or is no
-            dictionary of dense tensors.
+    None if there is no adapter, or the folder cannot be looked into (reading it says why).
     """
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _state_dict(path, _unpickle(path))
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    path = folder / ADAPTER
+    if not _there(path):
+        return None
     try:
-        return load_file(path, device="cpu")
-    except SafetensorError as error:
-        raise _damaged(path, "safetensors", error) from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
+        base = read_json(path).get("base_model_name_or_path")
+    except CheckpointError:
+        base = None
+    model = f" of {base}" if isinstance(base, str) and base else ""
+    whole = any(_there(folder / name) for name in WEIGHTS)
+    beside = "an adapter beside whole weights" if whole else "an adapter alone"
+    remedy = (
+        "move one of the two elsewhere"
+        if whole
+        else "merge it into its base model (peft: merge_and_unload(), then save_pretrained()) and "
+        "open what that saves"
+    )
+    return CheckpointError(f"{folder} holds {beside} ({ADAPTER}{model}); {remedy}")
 
 
-def _unpickle(path: Path) -> object:
+def _index_or_file(folder: Path) -> Path:
+    with reading(folder, "cannot be looked into ({reason})"):
+        folder.stat()
+        if (error := adapter_error(folder)) is not None:
+            raise error
+        # Also a link that leads nowhere: what is wrong with it is said when it is read.
+        found = next((folder / n for n in WEIGHTS if os.path.lexists(folder / n)), None)
+        if found is None:
+            raise CheckpointError(
+                f"{folder} has no weights; one of {', '.join(WEIGHTS)} must lie there"
+            )
+    return found
+
+
+def _there(path: Path) -> bool:
     try:
-        # Only the zip layout of torch.save can be mapped; the older one is read whole.
-        mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {asked[1]}" if asked else "it holds more than tensors"
-        raise CheckpointError(
-            f"{path} is a pickle that could run code ({reason}) and is refused, nothing in it was "
-            "run; save the model's state_dict() alone, best as safetensors"
-        ) from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except Exception as error:  # torch's reader can stumble over damage in any way
-        raise _damaged(path, "PyTorch", error) from None
-
-
-def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        content = inner[0] if inner else content
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(
-            f"{path} holds {_named(content)}, not a dictionary of tensors; "
-            "save the model's state_dict()"
-        )
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path} is not a dictionary of tensors: {name!r} holds {_named(value)}; "
-                "save the model's state_dict()"
-            )
-        if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
-            raise CheckpointError(
-                f"{path}: {name} is not a plain dense tensor ({value.layout}, {value.dtype}, "
-                f"{value.device}); save it dense and unquantised"
-            )
-    return {name: value.detach() for name, value in content.items()}
+        return os.path.lexists(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     content = read_json(index).get("weight_map")
     # A path in it could reach outside the folder: only names of files beside the index are shards.
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and Path(name).name == name for name in content.values()
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(
+            isinstance(name, str)
+            and Path(name).name == name
+            and name.isprintable()
+            and len(name) <= 255
+            for name in content.values()
+        )
     ):
         raise CheckpointError(
-            f"{index} has no weight_map from tensors to names of files beside it; {_REPAIR}"
+            f"{index} has no weight_map from tensors to names of files beside it; {REPAIR}"
         )
     return content
-
-
-def _named(value: object) -> str:
-    return "nothing" if value is None or value == {} else f"a {type(value).__name__}"
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{path} cannot be read ({error.strerror or error}); check its permissions"
-    )
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> CheckpointError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(
-        f"{path} is truncated or no {kind} file ({path.stat().st_size} bytes: {reason}); {_REPAIR}"
-    )

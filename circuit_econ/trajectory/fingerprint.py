@@ -9,7 +9,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from circuit_econ.errors import CheckpointError
 from circuit_econ.model.source import Source
 from circuit_econ.model.weights import Inventory
 from circuit_econ.tables import make_table
@@ -26,10 +25,8 @@ def describe(step: int, source: Source, inventory: Inventory) -> pl.DataFrame:
     ``role`` is ``read`` (the model needs it), ``missing`` (the model needs it, the file lacks it)
     or ``extra`` (nobody needs it). Tensors that are known to carry nothing (``ignored``) have no
     row. ``digest`` is over dtype, shape and bytes; ``norm`` is the Frobenius norm in float64, NaN
-    where the tensor holds NaN, else infinite where it holds an infinity; ``nonfinite`` counts both.
-
-    Raises:
-        CheckpointError: If a tensor's dtype has no numbers to take a norm of.
+    where the tensor holds NaN, else infinite where it holds an infinity; ``nonfinite`` counts
+    both. Norm and count are null for packed dtypes, which only tensors that nobody reads have.
     """
     present = source.tensors.keys() - inventory.ignored
     rows = [_row(name, source, inventory) for name in sorted(present | inventory.missing)]
@@ -57,14 +54,7 @@ def _row(name: str, source: Source, inventory: Inventory) -> tuple[object, ...]:
     if name not in source.tensors:
         return (name, "missing", None, None, None, None, None)
     tensor = source.tensors[name]
-    try:
-        norm, nonfinite = _norm(tensor)
-    except (RuntimeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{source.origin}: {name} is {_dtype(tensor)}, of which no norm can be taken "
-            f"({reason}); save it in a floating-point dtype"
-        ) from None
+    norm, nonfinite = _norm(tensor)
     role = "read" if name in inventory.read else "extra"
     shape = str(list(tensor.shape))
     return (name, role, shape, _dtype(tensor), _digest(tensor), norm, nonfinite)
@@ -77,12 +67,18 @@ def _digest(tensor: Tensor) -> str:
     return total.hexdigest()[:32]
 
 
-def _norm(tensor: Tensor) -> tuple[float, int]:
-    """Frobenius norm in float64 and the number of NaN and infinite entries."""
+def _norm(tensor: Tensor) -> tuple[float | None, int | None]:
+    """Frobenius norm in float64 and the number of NaN and infinite entries; None without numbers.
+
+    Packed dtypes (float4, bits, small integers) hold codes that torch does not convert.
+    """
     flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
     squares, nonfinite = 0.0, 0
     for chunk in flat.split(_CHUNK):
-        exact = chunk.to(torch.float64)
+        try:
+            exact = chunk.to(torch.float64)
+        except (RuntimeError, NotImplementedError):
+            return None, None
         squares += float(exact.square().sum())
         nonfinite += int((~exact.isfinite()).sum())
     return math.sqrt(squares), nonfinite

@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circuit_econ.errors import CheckpointError, ConfigurationError
+from circuit_econ.errors import CheckpointError, ConfigurationError, reason
 from circuit_econ.model.source import Format, Source
+from circuit_econ.model.weights import as_saved
+from circuit_econ.trajectory.boundary import read_json, regular, shown
 from circuit_econ.trajectory.files import (
+    ADAPTER,
     CONFIG,
     WEIGHTS,
+    adapter_error,
     read_folder,
-    read_json,
-    read_tensors,
     weight_files,
 )
+from circuit_econ.trajectory.names import SUFFIXES, by_step, step_in
 from circuit_econ.trajectory.record import Checkpoint, Trajectory
+from circuit_econ.trajectory.tensors import read_tensors
 
-__all__ = ["CheckpointFolders", "StepFiles", "open_folder"]
+__all__ = ["CheckpointFolders", "Once", "StepFiles", "folder_bytes", "open_folder"]
 
-_FOLDER = re.compile(r"(?:checkpoint|step)[-_]?(\d+)")
-_FILE = re.compile(r"step_(\d+)\.(?:safetensors|pt|pth)")
+_TRAINING = "training.json"
 _FORMS = (
     "a trajectory is (1) folders checkpoint-<step>/ or step<step>/, each with config.json and "
-    "model.safetensors or pytorch_model.bin, (2) config.json beside step_<step>.safetensors, .pt "
-    "or .pth files, or (3) one checkpoint: config.json and its weights"
+    "model.safetensors or pytorch_model.bin, (2) config.json beside step_<step>.safetensors, .pt, "
+    ".pth or .ckpt files, or (3) one checkpoint: config.json and its weights"
 )
+_BESIDE = re.compile(r"\..*|.*\.(json|csv|md|txt|jinja|model|ya?ml|log)|training_args\.bin")
+"""Files that lie beside checkpoints and hold no weights: not worth a line."""
 
 _log = logging.getLogger(__name__)
+
+
+class Once:
+    """Says each line once, however many checkpoints it holds for."""
+
+    def __init__(self, where: str) -> None:
+        """``where`` begins every line."""
+        self.where, self.said = where, set[str]()
+
+    def __call__(self, line: str) -> None:
+        """Log the line, unless it was said before."""
+        if line not in self.said:
+            self.said.add(line)
+            _log.info("%s: %s", self.where, line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +60,13 @@ class CheckpointFolders:
     """Reads Hugging Face checkpoints, one folder a step."""
 
     folders: Mapping[int, Path]
+    say: Once
     format: Format = Format.HUGGING_FACE
 
     def config(self, step: int) -> dict[str, Any]:
         """The content of the folder's ``config.json``."""
+        if (error := adapter_error(self.folders[step])) is not None:
+            raise error
         return read_json(self.folders[step] / CONFIG)
 
     def bytes(self, step: int) -> int | None:
@@ -51,16 +75,18 @@ class CheckpointFolders:
 
     def read(self, step: int) -> Source:
         """Configuration and tensors."""
-        folder = self.folders[step]
-        return Source(self.format, self.config(step), read_folder(folder), str(folder))
+        folder, config = self.folders[step], self.config(step)
+        tensors = read_folder(folder, self.say)
+        return as_saved(Source(self.format, config, tensors, shown(folder)), self.say)
 
 
 @dataclass(frozen=True, slots=True)
 class StepFiles:
-    """Reads TransformerLens checkpoints, one file a step beside one configuration."""
+    """Reads checkpoints of one file a step beside one configuration."""
 
     files: Mapping[int, Path]
     shared: Mapping[str, Any]
+    say: Once
     format: Format = Format.TRANSFORMER_LENS
 
     def config(self, step: int) -> dict[str, Any]:
@@ -69,53 +95,75 @@ class StepFiles:
 
     def bytes(self, step: int) -> int | None:
         """Size of the step's file; None if it has gone."""
-        path = self.files[step]
-        return path.stat().st_size if path.exists() else None
+        try:
+            return regular(self.files[step])
+        except (CheckpointError, OSError):
+            return None  # reading the checkpoint will say what is wrong
 
     def read(self, step: int) -> Source:
         """Configuration and tensors."""
         path = self.files[step]
-        return Source(self.format, self.config(step), read_tensors(path), str(path))
+        tensors = read_tensors(path, self.say)
+        source = Source(self.format, self.config(step), tensors, shown(path))
+        return as_saved(source, self.say)
 
 
 def open_folder(folder: Path) -> Trajectory:
     """The trajectory in a folder, in whichever of the three forms it has.
 
+    What is in it but no checkpoint of the trajectory is named in one line of the log.
+
     Raises:
         ConfigurationError: If there is no such folder, it holds no checkpoint, two checkpoints
-            claim one step, or it mixes two forms.
+            claim one step, it mixes two forms, or names leave open which number is the step.
     """
     inner, lying = _entries(folder)
-    folders = _by_step(folder, inner, _FOLDER)
-    files = _by_step(folder, lying, _FILE)
+    single = any(path.name in WEIGHTS for path in lying)
+    weights = [path for path in lying if path.suffix in SUFFIXES]
+    folders, left = by_step(folder, inner, files=False, alone=not weights and not single)
+    files, spare = by_step(folder, weights, files=True, alone=not folders and not single)
     if folders and files:
         raise ConfigurationError(
             f"{folder} holds both checkpoint folders ({_some(folders)}) and step files "
             f"({_some(files)}); move one kind elsewhere or name one checkpoint folder"
         )
-    if files:
-        return _step_files(folder, files)
-    if not folders and any(path.name in WEIGHTS for path in lying):
-        match = _FOLDER.fullmatch(folder.resolve().name)
-        folders = {int(match[1]) if match else 0: folder}
-    if not folders:
+    if not folders and not files:
+        if single:
+            return _trajectory(folder, {step_in(folder.resolve().name) or 0: folder})
+        if any(path.name == ADAPTER for path in lying):
+            raise ConfigurationError(str(adapter_error(folder)))
         names = [f"{path.name}/" for path in inner] + [path.name for path in lying]
         found = f"holds {_first(names)} but no checkpoint" if names else "is empty"
         raise ConfigurationError(f"{folder} {found}; {_FORMS}")
+    others = [path for path in lying if path.suffix not in SUFFIXES]
+    _say_left(folder, left, sorted([*spare, *others]))
+    return _step_files(folder, files) if files else _trajectory(folder, folders)
+
+
+def _trajectory(folder: Path, folders: Mapping[int, Path]) -> Trajectory:
     return Trajectory(
-        name=folder.resolve().name,
-        origin=str(folder),
+        name=shown(Path(folder.resolve().name)),
+        origin=shown(folder),
         checkpoints=tuple(
-            Checkpoint(step, _tokens_seen(path), str(path)) for step, path in folders.items()
+            Checkpoint(step, _tokens_seen(path), shown(path)) for step, path in folders.items()
         ),
-        reader=CheckpointFolders(folders),
+        reader=CheckpointFolders(folders, Once(shown(folder))),
     )
+
+
+def _say_left(folder: Path, inner: list[Path], lying: list[Path]) -> None:
+    names = [f"{path.name}/" for path in inner if not path.name.startswith(".")]
+    names += [path.name for path in lying if not _BESIDE.fullmatch(path.name)]
+    if names:
+        _log.info(
+            "%s: left out as no checkpoint of the run: %s (%d)", folder, _first(names), len(names)
+        )
 
 
 def folder_bytes(folder: Path) -> int | None:
     """Size in bytes of a checkpoint folder's weight files; None if one is missing."""
     try:
-        return sum(path.stat().st_size for path in weight_files(folder))
+        return sum(regular(path) for path in weight_files(folder))
     except (CheckpointError, OSError):
         return None  # reading the checkpoint will say what is wrong
 
@@ -125,20 +173,22 @@ def _step_files(folder: Path, files: dict[int, Path]) -> Trajectory:
         shared = read_json(folder / CONFIG)
     except CheckpointError as error:  # one file for all steps: the whole run is unusable
         raise ConfigurationError(str(error)) from None
-    per_step = _tokens_per_step(folder / "training.json")
+    per_step = _tokens_per_step(folder / _TRAINING)
+    theirs = "model_type" in shared and "d_model" not in shared
+    kind = Format.HUGGING_FACE if theirs else Format.TRANSFORMER_LENS
     return Trajectory(
-        name=folder.resolve().name,
-        origin=str(folder),
+        name=shown(Path(folder.resolve().name)),
+        origin=shown(folder),
         checkpoints=tuple(
-            Checkpoint(step, None if per_step is None else step * per_step, str(path))
+            Checkpoint(step, None if per_step is None else step * per_step, shown(path))
             for step, path in files.items()
         ),
-        reader=StepFiles(files, shared),
+        reader=StepFiles(files, shared, Once(shown(folder)), kind),
     )
 
 
 def _tokens_per_step(path: Path) -> int | None:
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
         number = read_json(path).get("tokens_per_step")
@@ -154,11 +204,11 @@ def _tokens_per_step(path: Path) -> int | None:
 def _tokens_seen(folder: Path) -> int | None:
     """What the Hugging Face trainer recorded; it writes 0 where counting was off."""
     path = folder / "trainer_state.json"
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         number = read_json(path).get("num_input_tokens_seen")
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         # The weights do not depend on it: the checkpoint stays, its tokens are unknown.
         _log.warning("tokens seen are unknown: %s", error)
         return None
@@ -169,8 +219,6 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Folders and files in it, by name."""
     try:
         entries = sorted(folder.iterdir())
-        inner = [path for path in entries if path.is_dir()]
-        return inner, [path for path in entries if path.is_file()]
     except FileNotFoundError:
         raise ConfigurationError(
             f"no such folder: {folder} (on the hub a name is owner/name); {_FORMS}"
@@ -181,20 +229,21 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
         raise ConfigurationError(
             f"{folder} cannot be opened ({error.strerror or error}); check its permissions"
         ) from None
-
-
-def _by_step(folder: Path, entries: Iterable[Path], pattern: re.Pattern[str]) -> dict[int, Path]:
-    found: dict[int, Path] = {}
+    except Exception as error:  # what the system says of a path that is none
+        raise ConfigurationError(f"{folder} is no path ({reason(error)}); {_FORMS}") from None
+    # What cannot be looked at, or leads nowhere, is what its name says; reading it tells why not.
+    inner: list[Path] = []
+    lying: list[Path] = []
     for path in entries:
-        if match := pattern.fullmatch(path.name):
-            step = int(match[1])
-            if step in found:
-                raise ConfigurationError(
-                    f"{folder}: {found[step].name} and {path.name} are both step {step}; "
-                    "move one of them elsewhere"
-                )
-            found[step] = path
-    return dict(sorted(found.items()))
+        (inner if _is_folder(path) else lying).append(path)
+    return inner, lying
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return path.suffix not in SUFFIXES and "." not in path.name
 
 
 def _first(names: list[str], most: int = 6) -> str:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circuit_econ.errors import CheckpointError, CircuitEconError, ConfigurationError
+from circuit_econ.errors import CheckpointError, CircuitEconError, ConfigurationError, reason
 from circuit_econ.model.source import Format, Source
-from circuit_econ.trajectory.files import CONFIG, WEIGHTS, read_folder, read_json
-from circuit_econ.trajectory.folders import folder_bytes
+from circuit_econ.model.weights import as_saved
+from circuit_econ.trajectory.boundary import read_json
+from circuit_econ.trajectory.files import ADAPTER, CONFIG, WEIGHTS, adapter_error, read_folder
+from circuit_econ.trajectory.folders import Once, folder_bytes
 from circuit_econ.trajectory.record import Checkpoint, Trajectory
+from circuit_econ.trajectory.steps import LAST_STEP
 
 __all__ = ["HubRevisions", "Schedule", "known_schedule", "open_hub", "parse_revisions"]
 
@@ -71,11 +74,11 @@ def parse_revisions(revisions: Revisions) -> dict[int, str]:
         pairs = [(key, str(value)) for key, value in revisions.items()]
     else:
         names = [str(name) for name in revisions]
-        matches = [re.search(r"(?:step|checkpoint)[-_]?(\d+)", name) for name in names]
+        matches = [re.search(r"(?:step|checkpoint)[-_]?([0-9]+)", name) for name in names]
         pairs = [(m[1] if m else n, n) for n, m in zip(names, matches, strict=True)]
     found: dict[int, str] = {}
     for key, name in pairs:
-        if not re.fullmatch(r"\d+", str(key)):
+        if not re.fullmatch(r"[0-9]{1,19}", str(key)) or int(key) > LAST_STEP:
             raise ConfigurationError(
                 f"the step of revision {name!r} cannot be told from {str(key)!r}; give revisions "
                 "as a mapping {step: revision}"
@@ -119,7 +122,7 @@ def open_hub(name: str, revisions: Revisions | None) -> Trajectory:
             Checkpoint(step, None if per_step is None else step * per_step, f"{name}@{revision}")
             for step, revision in by_step.items()
         ),
-        reader=HubRevisions(name, by_step),
+        reader=HubRevisions(name, by_step, Once(name)),
     )
 
 
@@ -133,29 +136,34 @@ class HubRevisions:
 
     name: str
     revisions: Mapping[int, str]
+    say: Once
     format: Format = Format.HUGGING_FACE
 
     def config(self, step: int) -> dict[str, Any]:
         """The content of the revision's ``config.json``; downloads nothing else."""
-        return read_json(self._fetch(step, [CONFIG]) / CONFIG)
+        return _config(self._fetch(step, [CONFIG, ADAPTER]))
 
     def bytes(self, step: int) -> int | None:
         """Size of the weight files; None if they are not in the local cache. Asks no server."""
         from huggingface_hub import try_to_load_from_cache
 
         for file in WEIGHTS:
-            path = try_to_load_from_cache(self.name, file, revision=self.revisions[step])
+            try:
+                path = try_to_load_from_cache(self.name, file, revision=self.revisions[step])
+            except Exception:  # a name that the client takes for none: fetching it says so
+                return None
             if isinstance(path, str):
                 return folder_bytes(Path(path).parent)
         return None
 
     def read(self, step: int) -> Source:
         """Configuration and tensors."""
-        folder = self._fetch(step, [CONFIG, *_SAFETENSORS])
+        folder = self._fetch(step, [CONFIG, ADAPTER, *_SAFETENSORS])
         if not any((folder / name).exists() for name in WEIGHTS):
-            folder = self._fetch(step, [CONFIG, *_PICKLES])
+            folder = self._fetch(step, [CONFIG, ADAPTER, *_PICKLES])
         origin = f"{self.name}@{self.revisions[step]}"
-        return Source(self.format, read_json(folder / CONFIG), read_folder(folder), origin)
+        tensors = read_folder(folder, self.say)
+        return as_saved(Source(self.format, _config(folder), tensors, origin), self.say)
 
     def _fetch(self, step: int, patterns: list[str]) -> Path:
         from huggingface_hub import snapshot_download
@@ -165,6 +173,12 @@ class HubRevisions:
             return Path(snapshot_download(self.name, revision=revision, allow_patterns=patterns))
         except Exception as error:  # the client raises many unrelated types; all are translated
             raise _translated(self.name, revision, error) from None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if (error := adapter_error(folder)) is not None:
+        raise error
+    return read_json(folder / CONFIG)
 
 
 def _translated(name: str, revision: str, error: Exception) -> CircuitEconError:
@@ -192,7 +206,6 @@ def _translated(name: str, revision: str, error: Exception) -> CircuitEconError:
         return CheckpointError(
             f"{name} has no revision {revision!r} on the hub; choose other steps"
         )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return CheckpointError(
-        f"{place} could not be downloaded ({type(error).__name__}: {reason}); run again to resume"
+        f"{place} could not be downloaded ({reason(error)}); run again to resume"
     )

@@ -34,7 +34,7 @@ def open_trajectory(
         ConfigurationError: If the folder or schedule does not exist, holds no checkpoint, or lacks
             a step asked for.
     """
-    folder = Path(source).expanduser()
+    folder = _expanded(Path(source))
     if isinstance(source, Path) or _exists(folder) or not _HUB_NAME.fullmatch(source):
         if revisions is not None:
             raise ConfigurationError(
@@ -51,8 +51,17 @@ def open_trajectory(
     return trajectory.select(steps)
 
 
+def _expanded(folder: Path) -> Path:
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{folder}: nobody of that name has a home folder here; write the path out"
+        ) from None
+
+
 def _exists(folder: Path) -> bool:
     try:
         return folder.exists()
-    except OSError:
+    except (OSError, ValueError):
         return True  # out of reach: opening it will say why

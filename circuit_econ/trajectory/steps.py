@@ -10,7 +10,10 @@ from functools import partial
 
 from circuit_econ.errors import ConfigurationError
 
-__all__ = ["Selection", "StepsLike", "every", "log_steps", "parse_steps", "shortened"]
+__all__ = ["LAST_STEP", "Selection", "StepsLike", "every", "log_steps", "parse_steps", "shortened"]
+
+LAST_STEP = 2**63 - 1
+"""The largest step there can be: tables hold steps in 64 bits."""
 
 _FORMS = (
     "a list of steps (0,10,100), a slice of steps (0:1000 or 0:1000:100, stop included), "
@@ -119,6 +122,8 @@ def shortened(steps: Sequence[int], most: int = 12) -> str:
 
 def _parse_text(text: str) -> Selection:
     spelled = text.strip()
+    if any(len(digits) > len(str(LAST_STEP)) for digits in re.findall(r"\d+", spelled)):
+        raise ConfigurationError(f"a step is at most {LAST_STEP}; give {_FORMS}")
     if spelled == "all":
         return Selection("all", tuple)
     if spelled == "last":

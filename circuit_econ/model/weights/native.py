@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from circuit_econ.errors import CheckpointError
@@ -132,7 +133,7 @@ def refuse_unused(source: Source, read: set[str], ignored: frozenset[str]) -> No
         CheckpointError: Naming the tensor.
     """
     for name in sorted(set(source.tensors) - read - ignored):
-        if source.tensors[name].count_nonzero():
+        if source.tensors[name].contiguous().reshape(-1).view(torch.uint8).any():  # of any dtype
             raise CheckpointError(
                 f"{source.origin}: tensor {name!r} is not part of the model that config.json "
                 "describes, and it is not zero: correct config.json or remove the tensor"

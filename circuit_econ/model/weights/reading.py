@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +29,9 @@ _MAPPINGS: Final = {
     "qwen3": llama,
     "TransformerLens-native": native,
 }
+
+
+_NUMBERS: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ def read_weights(source: Source, config: ModelConfig) -> Weights:
     mapping = _MAPPINGS[config.architecture]
     tensors = Tensors(source, prefix=mapping.PREFIX)
     weights = mapping.read(tensors, config)
+    _check_numbers(source, tensors.read)
     for name in sorted(tensors.read):
         if not torch.isfinite(source.tensors[name]).all():
             bad = (~torch.isfinite(source.tensors[name])).sum().item()
@@ -126,13 +131,37 @@ def inventory(source: Source) -> Inventory:
     """Which tensors of a checkpoint are read, missing, or known to carry nothing.
 
     Raises:
-        CheckpointError: If the configuration is not supported.
+        CheckpointError: If the configuration is not supported, or a tensor that the model reads
+            holds no real floating-point numbers.
     """
     config = read_config(source)
+    read, missing = needs(source, config)
+    _check_numbers(source, read)
+    return Inventory(read, missing, _ignored(source, config))
+
+
+def needs(source: Source, config: ModelConfig) -> tuple[frozenset[str], frozenset[str]]:
+    """Names that the model needs: those the checkpoint has, and those it lacks."""
     mapping = _MAPPINGS[config.architecture]
     tensors = Tensors(source, dry=True, prefix=mapping.PREFIX)
     mapping.read(tensors, config)
-    return Inventory(frozenset(tensors.read), frozenset(tensors.missing), _ignored(source, config))
+    return frozenset(tensors.read), frozenset(tensors.missing)
+
+
+def _check_numbers(source: Source, names: Iterable[str]) -> None:
+    """Raise unless weights are real floating-point numbers; what is not read may be anything.
+
+    A whole number in a file is a code for a weight, a complex one a pair, a float8 a multiple of a
+    scale that lies elsewhere: converting any of them would give a model, but another one.
+    """
+    for name in sorted(names):
+        dtype = source.tensors[name].dtype
+        if dtype not in _NUMBERS:
+            raise CheckpointError(
+                f"{source.origin}: tensor {name!r} is {str(dtype).removeprefix('torch.')}, and "
+                "weights are real floating-point numbers (float16, bfloat16, float32, float64); "
+                "save the model in one of these"
+            )
 
 
 def _ignored(source: Source, config: ModelConfig) -> frozenset[str]:
