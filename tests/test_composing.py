@@ -23,7 +23,7 @@ WRONG = {
     "measure=[worth]": f"unknown measure 'worth'; there is: {MEASURED}",
     "baselines=[median]": "unknown baseline 'median'; there is: mean, mean-position, zero, res",
     "dtype=int8": "unknown dtype 'int8'; there is: float32, float64",
-    "evaluation.part=best": "unknown part 'best'; there is: train, heldout",
+    "evaluation.part=best": "unknown part 'best'; there is: train, heldout, all",
     "measures.value.components=[a9.h0]": (
         "unknown component 'a9.h0'; there is: embed, pos, a0.h0, a0.h1, m0"
     ),

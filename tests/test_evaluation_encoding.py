@@ -101,8 +101,8 @@ def test_a_tokenizer_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     assert asked == [True, False]
     assert str(error.value) == (
         "cannot load tokenizer 'some/model': it is neither 'bytes' nor 'bpe', nor a folder with a"
-        " tokenizer, nor in the cache, nor could it be had from the Hugging Face hub (We couldn't"
-        " connect to the hub)"
+        " tokenizer, nor in the cache, nor could it be had from the Hugging Face hub (OSError: We"
+        " couldn't connect to the hub)"
     )
 
 

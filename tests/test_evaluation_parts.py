@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuit_econ.errors import ConfigurationError
-from circuit_econ.evaluation.parts import held_out, split_documents
+from circuit_econ.evaluation.parts import Part, held_out, split_documents
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=60))
@@ -21,37 +21,46 @@ def test_every_document_is_in_exactly_one_part(documents: list[str]) -> None:
     parts = split_documents(documents)
     if len(kept) >= 10:
         assert parts.by == "documents"
-        assert sorted(parts.train + parts.heldout) == sorted(kept)
+        assert sorted(parts[Part.TRAIN] + parts[Part.HELDOUT]) == sorted(kept)
     else:
         assert parts.by == "pieces"
-        assert sum(map(len, parts.train + parts.heldout)) == sum(map(len, kept))
+        assert sum(map(len, parts[Part.TRAIN] + parts[Part.HELDOUT])) == sum(map(len, kept))
 
 
 def test_three_of_every_five_documents_are_for_training() -> None:
     documents = [f"document {i}" for i in range(50)]
     parts = split_documents(documents)
-    assert (len(parts.train), len(parts.heldout)) == (30, 20)
+    assert (len(parts[Part.TRAIN]), len(parts[Part.HELDOUT])) == (30, 20)
     for start in range(0, 50, 5):
-        assert len(set(documents[start : start + 5]) & set(parts.train)) == 3
+        assert len(set(documents[start : start + 5]) & set(parts[Part.TRAIN])) == 3
 
 
 def test_more_documents_move_none_from_a_part_to_another() -> None:
     documents = [f"document {i}" for i in range(200)]
     few, many = split_documents(documents[:73]), split_documents(documents)
-    assert set(few.train) <= set(many.train)
-    assert set(few.heldout) <= set(many.heldout)
+    assert set(few[Part.TRAIN]) <= set(many[Part.TRAIN])
+    assert set(few[Part.HELDOUT]) <= set(many[Part.HELDOUT])
 
 
 def test_a_repeated_document_counts_once() -> None:
     documents = [f"document {i}" for i in range(20)]
-    assert split_documents([*documents, *documents, "  \n"]) == split_documents(documents)
+    once, twice = split_documents(documents), split_documents([*documents, *documents, "", "  \n"])
+    assert (once.documents, once.trained) == (twice.documents, twice.trained)
+    assert (once.repeated, once.blank) == (0, 0) and (twice.repeated, twice.blank) == (20, 2)
+
+
+def test_all_is_both_parts_in_their_order() -> None:
+    documents = [f"document {i}" for i in range(23)]
+    parts = split_documents(documents)
+    assert parts[Part.ALL] == documents
+    assert sorted(parts[Part.TRAIN] + parts[Part.HELDOUT]) == sorted(documents)
 
 
 @pytest.mark.parametrize("length", [1, 9, 10, 5_000, 1_000_000])
 def test_one_text_is_cut_into_contiguous_pieces(length: int) -> None:
     text = "".join(chr(ord("a") + i % 26) for i in range(length))
     parts = split_documents([text])
-    pieces = parts.train + parts.heldout
+    pieces = parts[Part.TRAIN] + parts[Part.HELDOUT]
     assert parts.by == "pieces"
     assert len(pieces) == {1: 1, 9: 9, 10: 10, 5_000: 10, 1_000_000: 100}[length]
     assert max(map(len, pieces)) - min(map(len, pieces)) <= 1

@@ -23,7 +23,14 @@ from circuit_econ.evaluation.settings import check_whole
             "reference_sequences must be a whole number of at least 0, not -1",
         ),
         ({"vocabulary": 0}, "vocabulary must be a whole number of at least 1, not 0"),
-        ({"part": "test"}, "unknown part 'test'; there is: train, heldout"),
+        ({"seed": 2**63}, "seed must be at most 9223372036854775807, not 9223372036854775808"),
+        ({"length": 2**20 + 1}, "length must be at most 1048576, not 1048577"),
+        (
+            {"sequences": 2**22, "length": 100},
+            "4194304 + 64 sequences of 100 tokens are 419436800, and at most 268435456 are held;"
+            " lower sequences or reference_sequences",
+        ),
+        ({"part": "test"}, "unknown part 'test'; there is: train, heldout, all"),
     ],
 )
 def test_text_settings(settings: dict[str, Any], message: str) -> None:
@@ -39,7 +46,9 @@ def test_text_settings(settings: dict[str, Any], message: str) -> None:
         ({"vocabulary": 0}, "vocabulary must be a whole number of at least 1, not 0"),
         ({"sequences": 0}, "sequences must be a whole number of at least 1, not 0"),
         ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
-        ({"part": "both"}, "unknown part 'both'; there is: train, heldout"),
+        ({"seed": 2**70}, f"seed must be at most 9223372036854775807, not {2**70}"),
+        ({"sequences": 2**21}, "sequences must be at most 1048576, not 2097152"),
+        ({"part": "both"}, "unknown part 'both'; there is: train, heldout, all"),
     ],
 )
 def test_task_settings(settings: dict[str, Any], message: str) -> None:

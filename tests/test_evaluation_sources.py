@@ -131,7 +131,8 @@ def test_options_reach_the_task() -> None:
             "embedded",
             {"lenght": 3},
             "unknown setting of evaluation source 'embedded' 'lenght'; there is: tokenizer,"
-            " vocabulary, length, sequences, reference_sequences, bos, seed, part",
+            " vocabulary, length, sequences, reference_sequences, bos, control_tokens, seed,"
+            " part",
         ),
         ("file", {}, "evaluation source 'file' needs the setting 'path'"),
         ("file", {"path": None}, "evaluation source 'file' needs the setting 'path'"),

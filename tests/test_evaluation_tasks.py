@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from circuit_econ.errors import ConfigurationError
-from circuit_econ.evaluation import TASKS, Part, Task, make_task
+from circuit_econ.evaluation import TASKS, Evaluation, Part, Task, make_task
+from circuit_econ.evaluation.parts import held_out
 
 
 def _rows(task: Task, part: Part, count: int = 200, seed: int = 0) -> list[tuple[list, list]]:
@@ -214,3 +215,40 @@ def test_a_part_without_cases_is_an_error_and_no_endless_loop() -> None:
     assert message == (
         "task 'sorting' has no … cases with vocabulary=7 and length=12; raise vocabulary"
     )
+
+
+@pytest.mark.parametrize("name", [task.name for task in TASKS])
+def test_all_holds_cases_of_both_parts(name: str) -> None:
+    task = make_task(name)
+    tokens, _ = task.sample(300, np.random.default_rng([0]), Part.ALL)
+    drawn = task.draw(600, np.random.default_rng([0]))
+    assert np.array_equal(tokens.numpy(), drawn.tokens[:300])
+    assert 0.1 < held_out(drawn.cases[:300]).mean() < 0.3
+
+
+def test_all_the_cases_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: dict[str, Any] = {"vocabulary": 8, "reference_sequences": 0, "part": "all"}
+    evaluation = Evaluation.from_task("modular-addition", sequences=49, **wanted)
+    assert {tuple(row) for row in evaluation.tokens[:, :2].tolist()} == {
+        (a, b) for a in range(7) for b in range(7)
+    }
+    # However few are drawn at once.
+    monkeypatch.setattr("circuit_econ.evaluation.tasks._MOST_NUMBERS", 24)
+    again = Evaluation.from_task("modular-addition", sequences=49, **wanted)
+    assert set(map(tuple, again.tokens.tolist())) == set(map(tuple, evaluation.tokens.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shortest": "a"}, "option shortest must be a whole number of at least 0, not 'a'"),
+        ({"longest": 2.5}, "option longest must be a whole number of at least 0, not 2.5"),
+        ({"longest": 2**70}, f"option longest must be at most {2**63 - 1}, not {2**70}"),
+    ],
+)
+def test_options_of_a_wrong_kind(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        make_task("induction", options=options)
+    assert str(error.value) == message
+    with pytest.raises(ConfigurationError, match=r"^option one_cue must be a number, not \[\]$"):
+        make_task("two-cues", options={"one_cue": []})

@@ -17,7 +17,7 @@ from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation, training_data
 from circuit_econ.evaluation.documents import EmbeddedSource
 from circuit_econ.evaluation.encoding import open_tokenizer
-from circuit_econ.evaluation.parts import split_documents
+from circuit_econ.evaluation.parts import Part, split_documents
 
 # Random letters, so that no window of 12 occurs twice.
 CORPUS = ["".join(random.Random(i).choices(ascii_lowercase, k=60 + i)) for i in range(60)]
@@ -33,7 +33,7 @@ def _windows(evaluation: Evaluation, reference: bool = False) -> list[str]:
     return [_text(row) for row in tokens]
 
 
-@pytest.mark.parametrize("part", ["heldout", "train"])
+@pytest.mark.parametrize("part", ["heldout", "train", "all"])
 def test_windows_are_pieces_of_documents_and_never_overlap(part: str) -> None:
     evaluation = Evaluation.from_text(
         CORPUS, length=20, sequences=12, reference_sequences=9, part=part
@@ -102,7 +102,7 @@ def test_windows_are_dealt_out_where_one_side_has_too_little_text() -> None:
     shorts = [f"{i:02d} a short document" for i in range(10)]
     corpus = split_documents(shorts)
     long = "".join(f"<{i:06d}>" for i in range(500))
-    documents = [long if d == corpus.heldout[0] else d for d in shorts]
+    documents = [long if d == corpus[Part.HELDOUT][0] else d for d in shorts]
     evaluation = Evaluation.from_text(documents, length=16, sequences=30, reference_sequences=30)
     assert evaluation.description["reference_disjoint_by"] == "windows"
     windows = _windows(evaluation) + _windows(evaluation, reference=True)
@@ -156,7 +156,7 @@ def test_too_little_text_is_said_in_numbers() -> None:
     assert str(error.value) == (
         "too little text: 7 + 64 windows of 20 tokens are asked of the heldout part of 'text',"
         " whose 4 documents give 8; give more text, or lower length, sequences or"
-        " reference_sequences"
+        " reference_sequences; for models trained elsewhere, part=all takes all of it"
     )
     with pytest.raises(ConfigurationError) as error:
         training_data("text", {"text": "short", "length": 20}, 4, 0)
@@ -186,7 +186,7 @@ def test_bpe_is_trained_on_the_training_part_alone() -> None:
         "bpe",
         vocabulary=300,
         bos=False,
-        training=lambda: split_documents(EmbeddedSource().read()).train,
+        training=lambda: split_documents(EmbeddedSource().read().texts)[Part.TRAIN],
     )
     assert evaluation.description["tokenizer_digest"] == own.digest
     assert trained.description["tokenizer_digest"] == own.digest
@@ -228,3 +228,53 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     assert not data[0].batch(7)[0].equal(data[0].batch(8)[0])
     assert not data[0].batch(7)[0].equal(data[2].batch(7)[0])
     assert np.unique([d.digest for d in data]).size == 2
+
+
+def test_all_of_a_text_serves_models_trained_elsewhere() -> None:
+    whole = {
+        part: Evaluation.from_text(CORPUS, length=20, sequences=4, reference_sequences=0, part=part)
+        for part in ("all", "train", "heldout")
+    }
+
+    def there_are(evaluation: Evaluation) -> int:
+        return 4 + evaluation.description["left_out"]["windows_not_drawn"]
+
+    assert there_are(whole["all"]) == sum(len(d) // 20 for d in CORPUS)
+    assert there_are(whole["train"]) + there_are(whole["heldout"]) == there_are(whole["all"])
+    # What is trained on does not depend on it.
+    batches = [training_data("text", {"text": CORPUS, "part": p}, 4, 0) for p in ("all", "heldout")]
+    assert batches[0].digest == batches[1].digest
+    everything = Evaluation.from_text(
+        CORPUS, length=20, sequences=150, reference_sequences=60, part="all"
+    )
+    assert everything.description["reference_disjoint_by"] == "windows"
+    windows = _windows(everything) + _windows(everything, reference=True)
+    assert len(set(windows)) == 210 and {next(d for d in CORPUS if w in d) for w in windows} == set(
+        CORPUS
+    )
+
+
+def test_every_token_is_drawn_or_counted_as_left_out() -> None:
+    texts = [*CORPUS, *CORPUS[:3], "", " \n", *(f"<{i}>" for i in range(8))]
+    evaluation = Evaluation.from_text(texts, length=20, sequences=7, reference_sequences=5)
+    description, left_out = evaluation.description, evaluation.description["left_out"]
+    assert (description["documents_read"], left_out["files"]) == (73, {})
+    assert (left_out["blank_documents"], left_out["repeated_documents"]) == (2, 3)
+    part = split_documents(texts)[Part.HELDOUT]
+    short = [d for d in part if len(d) < 20]
+    assert left_out["documents_too_short"] == len(short) > 1
+    joined = [[d for d in part[side::2] if len(d) < 20] for side in (0, 1)]
+    kept = sum(len(d) for d in part if len(d) >= 20) + sum(len("\n\n".join(j)) for j in joined)
+    drawn = 20 * (7 + 5 + left_out["windows_not_drawn"])
+    assert drawn + left_out["tokens_at_ends"] == kept
+    trained = training_data("text", {"text": texts, "length": 20}, 2, 0).description
+    assert trained["documents_read"] == 73 and trained["left_out"]["repeated_documents"] == 3
+
+
+def test_what_is_left_out_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="circuit_econ"):
+        Evaluation.from_text([*CORPUS, *CORPUS[:3], ""], length=20, sequences=4)
+        Evaluation.from_text([*CORPUS, CORPUS[0]], length=20, sequences=4)
+    assert [record.getMessage() for record in caplog.records] == [
+        "text: documents left out: 1 blank, 3 as an earlier one"
+    ]

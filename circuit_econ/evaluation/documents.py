@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-from circuit_econ.errors import ConfigurationError
+from circuit_econ.errors import ConfigurationError, foreign
+from circuit_econ.evaluation.files import (
+    MOST_TEXT,
+    check_folder,
+    list_files,
+    plain,
+    read_file,
+    text_of,
+    too_much,
+)
 from circuit_econ.evaluation.settings import check_whole
 
-__all__ = ["DatasetSource", "EmbeddedSource", "FileSource", "TextSource"]
+__all__ = ["DatasetSource", "Documents", "EmbeddedSource", "FileSource", "TextSource"]
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What was read of a source.
+
+    Attributes:
+        texts: The documents, in an order that does not change.
+        description: What was read, as plain values.
+        files_left_out: Files that are no text we read, by kind.
+    """
+
+    texts: list[str]
+    description: dict[str, Any]
+    files_left_out: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +50,14 @@ class EmbeddedSource:
         """What an evaluation set made of it is called."""
         return self.kind
 
-    def read(self) -> list[str]:
+    def read(self) -> Documents:
         """The documents."""
         from pydoc_data.topics import topics
 
-        return [topics[name] for name in sorted(topics)]
-
-    def describe(self) -> dict[str, Any]:
-        """What was read, as plain values."""
-        return {"source": self.kind, "python": platform.python_version()}
+        return Documents(
+            [topics[name] for name in sorted(topics)],
+            {"source": self.kind, "python": platform.python_version()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +76,16 @@ class TextSource:
         """What an evaluation set made of it is called."""
         return self.kind
 
-    def read(self) -> list[str]:
+    def read(self) -> Documents:
         """The documents."""
-        documents = [self.text] if isinstance(self.text, str) else list(self.text)
-        for place, document in enumerate(documents):
+        given = [self.text] if isinstance(self.text, str) else list(self.text)
+        for place, document in enumerate(given):
             if not isinstance(document, str):
                 raise ConfigurationError(
                     f"document {place} is {type(document).__name__}; give strings"
                 )
-        return documents
-
-    def describe(self) -> dict[str, Any]:
-        """What was read, as plain values."""
-        return {"source": self.kind}
+        texts = [plain(document, f"document {place}") for place, document in enumerate(given)]
+        return Documents(_bounded(texts, "the text in hand"), {"source": self.kind})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +106,22 @@ class FileSource:
         """What an evaluation set made of it is called."""
         return Path(self.path).name
 
-    def read(self) -> list[str]:
+    def read(self) -> Documents:
         """The documents."""
-        path = Path(self.path).expanduser()
-        if not path.exists():
-            raise ConfigurationError(f"no such file or folder: {path}")
-        if path.is_dir():
-            files = sorted(
-                f for f in path.rglob("*") if f.suffix.lower() in _READERS and f.is_file()
-            )
-            if not files:
-                raise ConfigurationError(f"folder {path} holds none of {', '.join(_READERS)}")
-        elif path.suffix.lower() in _READERS:
-            files = [path]
-        else:
-            raise ConfigurationError(
-                f"{path}: cannot read {path.suffix or 'a file without suffix'};"
-                f" there is: {', '.join(_READERS)}"
-            )
-        documents: list[str] = []
-        for file in files:
-            try:
-                documents.extend(_READERS[file.suffix.lower()](file, self.field))
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"cannot read {file}: {error}") from error
-        return documents
-
-    def describe(self) -> dict[str, Any]:
-        """What was read, as plain values."""
-        return {"source": self.kind, "path": str(self.path), "field": self.field}
+        with foreign(ConfigurationError, f"cannot read {self.path}"):
+            path = Path(self.path).expanduser()
+        listed = list_files(path)
+        texts = (text for file in listed.files for text in read_file(file, self.field))
+        return Documents(
+            _bounded(texts, str(path)),
+            {
+                "source": self.kind,
+                "path": str(self.path),
+                "field": self.field,
+                "files": len(listed.files),
+            },
+            listed.left_out,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,80 +153,43 @@ class DatasetSource:
         """What an evaluation set made of it is called."""
         return self.name
 
-    def read(self) -> list[str]:
+    def read(self) -> Documents:
         """The documents."""
         try:
             import datasets
-            from datasets.exceptions import DatasetsError
         except ImportError as error:
             raise ConfigurationError(
                 "reading a dataset needs the package 'datasets': pip install datasets"
             ) from error
-        try:
+        with foreign(
+            ConfigurationError,
+            f"cannot read split {self.split!r} of dataset {self.name!r}"
+            f"{'' if self.config is None else f' ({self.config})'}: it must exist and the Hugging"
+            " Face hub be within reach",
+        ):
+            check_folder(Path(self.name))
             stream = datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
-            rows = list(islice(stream, self.documents))
-        except (OSError, ValueError, DatasetsError) as error:
-            raise ConfigurationError(
-                f"cannot read split {self.split!r} of dataset {self.name!r}"
-                f"{'' if self.config is None else f' ({self.config})'}: it must exist and the"
-                f" Hugging Face hub be within reach ({str(error).splitlines()[0]})"
-            ) from error
-        return [_text(row, self.field, f"{self.name}, row {i}") for i, row in enumerate(rows)]
-
-    def describe(self) -> dict[str, Any]:
-        """What was read, as plain values."""
-        return {"source": self.kind} | {
-            key: getattr(self, key) for key in ("name", "config", "split", "field", "documents")
-        }
+            rows = islice(stream, self.documents)
+            texts = (
+                text_of(row, self.field, f"{self.name}, row {i}") for i, row in enumerate(rows)
+            )
+            return Documents(
+                _bounded(texts, f"dataset {self.name!r}"),
+                {"source": self.kind}
+                | {
+                    key: getattr(self, key)
+                    for key in ("name", "config", "split", "field", "documents")
+                },
+            )
 
 
-def _text(row: object, field: str, place: str) -> str:
-    if not isinstance(row, dict):
-        raise ConfigurationError(f"{place}: a row must be an object with the key {field!r}")
-    if field not in row:
-        raise ConfigurationError(
-            f"{place}: no field {field!r}; there is: {', '.join(map(str, row)) or 'nothing'}"
-        )
-    value = "" if row[field] is None else row[field]
-    if not isinstance(value, str):
-        raise ConfigurationError(f"{place}: field {field!r} is {type(value).__name__}, not text")
-    # JSON can hold halves of a surrogate pair, which no encoding accepts.
-    return value.encode("utf-8", "replace").decode()
-
-
-def _read_txt(path: Path, _field: str) -> Iterator[str]:
-    yield path.read_text(encoding="utf-8")
-
-
-def _read_jsonl(path: Path, field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigurationError(f"{path}, line {number}: no JSON ({error})") from error
-            yield _text(row, field, f"{path}, line {number}")
-
-
-def _read_parquet(path: Path, field: str) -> Iterator[str]:
-    import polars as pl
-
-    try:
-        columns = pl.read_parquet_schema(path)
-        if field not in columns:
-            raise ConfigurationError(f"{path}: no column {field!r}; there is: {', '.join(columns)}")
-        if columns[field] != pl.String:
-            raise ConfigurationError(f"{path}: column {field!r} is {columns[field]}, not text")
-        rows = pl.read_parquet(path, columns=[field]).fill_null("")
-    except pl.exceptions.PolarsError as error:
-        raise ConfigurationError(f"cannot read {path}: no parquet file ({error})") from error
-    yield from rows[field]
-
-
-_READERS: Final[dict[str, Callable[[Path, str], Iterator[str]]]] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+def _bounded(texts: Iterable[str], what: str) -> list[str]:
+    """All of them, if they are not too much."""
+    kept: list[str] = []
+    size = 0
+    for text in texts:
+        size += len(text)
+        if size > MOST_TEXT:
+            raise too_much(f"{what} has more")
+        kept.append(text)
+    return kept

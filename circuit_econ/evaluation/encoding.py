@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from circuit_econ.errors import ConfigurationError
+from circuit_econ.evaluation.pretrained import Pretrained
 
 __all__ = ["BPE", "BYTES", "Tokenizer", "open_tokenizer"]
 
@@ -30,6 +31,7 @@ class Tokenizer:
         bos: The id that begins each sequence, or ``None`` where none does.
         encode: Documents to one int64 array of ids each, without BOS or other additions.
         digest: SHA-256 of the table of tokens.
+        unknown: The id of what the tokenizer does not know, or ``None``.
     """
 
     name: str
@@ -37,10 +39,16 @@ class Tokenizer:
     bos: int | None
     encode: Callable[[Sequence[str]], list[np.ndarray]]
     digest: str
+    unknown: int | None = None
 
 
 def open_tokenizer(
-    name: str, *, vocabulary: int | None, bos: bool, training: Callable[[], Sequence[str]]
+    name: str,
+    *,
+    vocabulary: int | None,
+    bos: bool,
+    training: Callable[[], Sequence[str]],
+    control_tokens: bool = False,
 ) -> Tokenizer:
     """The tokenizer of that name.
 
@@ -50,6 +58,8 @@ def open_tokenizer(
         bos: Whether sequences begin with a BOS token. ``bytes`` and ``bpe`` get one more id for it,
             the last; a Hugging Face tokenizer must have its own.
         training: Gives the documents that a BPE may be trained on.
+        control_tokens: Whether text that mentions a control token of a Hugging Face tokenizer holds
+            it; ``bytes`` and ``bpe`` have none.
 
     Raises:
         ConfigurationError: If there is no such tokenizer, or none for these settings.
@@ -62,7 +72,7 @@ def open_tokenizer(
         return Tokenizer(BYTES, 257 if bos else 256, 256 if bos else None, _bytes, _digest(BYTES))
     if name == BPE:
         return _bpe(training(), BPE_VOCABULARY if vocabulary is None else vocabulary, bos)
-    return _hugging_face(name, bos)
+    return _hugging_face(name, bos, control_tokens)
 
 
 def _bytes(documents: Sequence[str]) -> list[np.ndarray]:
@@ -96,33 +106,17 @@ def _bpe(documents: Sequence[str], vocabulary: int, bos: bool) -> Tokenizer:
     return Tokenizer(BPE, size + bos, size if bos else None, encode, _digest(trained.get_vocab()))
 
 
-def _hugging_face(name: str, bos: bool) -> Tokenizer:
-    from transformers import AutoTokenizer
-
-    try:
-        try:
-            # What is in the cache is used at once: offline, asking the hub first takes minutes.
-            loaded: Any = AutoTokenizer.from_pretrained(
-                name, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError):
-            loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"cannot load tokenizer {name!r}: it is neither 'bytes' nor 'bpe', nor a folder with a"
-            " tokenizer, nor in the cache, nor could it be had from the Hugging Face hub"
-            f" ({str(error).splitlines()[0]})"
-        ) from error
-    if bos and loaded.bos_token_id is None:
+def _hugging_face(name: str, bos: bool, control_tokens: bool) -> Tokenizer:
+    loaded = Pretrained(name, control_tokens)
+    if bos and loaded.bos is None:
         raise ConfigurationError(f"tokenizer {name!r} has no BOS token; set bos=false")
-
-    def encode(texts: Sequence[str]) -> list[np.ndarray]:
-        # Not verbose: documents longer than the model's context are cut into windows later.
-        ids = loaded(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return [np.asarray(i, np.int64) for i in ids]
-
     return Tokenizer(
-        name, len(loaded), loaded.bos_token_id if bos else None, encode, _digest(loaded.get_vocab())
+        name,
+        loaded.vocabulary,
+        loaded.bos if bos else None,
+        loaded.encode,
+        _digest(loaded.table),
+        loaded.unknown,
     )
 
 

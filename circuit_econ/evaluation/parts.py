@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int64
 
 from circuit_econ.errors import ConfigurationError
 
-__all__ = ["Part", "Parts", "held_out", "split_documents"]
+__all__ = ["Part", "Parts", "belongs", "held_out", "split_documents"]
 
 _BLOCK: Final = 5
 _TRAIN_OF_BLOCK: Final = 3
@@ -25,29 +25,38 @@ _SPLIT_SEED: Final = 0
 
 
 class Part(StrEnum):
-    """The two parts of every source."""
+    """The two parts of every source, and both together."""
 
     TRAIN = "train"
     HELDOUT = "heldout"
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The documents of each part, in their order.
+    """Documents, told apart.
 
     Attributes:
-        train: What models are trained on.
-        heldout: What they are evaluated on, and what baselines are taken from.
+        documents: All of them, in their order.
+        trained: Of each, whether models are trained on it; the others are held out.
         by: ``documents``, or ``pieces`` where few documents had to be cut.
+        blank: Documents left out because they are blank.
+        repeated: Documents left out because an earlier one is the same.
     """
 
-    train: list[str]
-    heldout: list[str]
+    documents: list[str]
+    trained: list[bool]
     by: str
+    blank: int
+    repeated: int
 
     def __getitem__(self, part: Part) -> list[str]:
-        """The documents of one part."""
-        return self.train if part is Part.TRAIN else self.heldout
+        """The documents of a part, in their order."""
+        if part is Part.ALL:
+            return self.documents
+        wanted = part is Part.TRAIN
+        pairs = zip(self.documents, self.trained, strict=True)
+        return [document for document, trained in pairs if trained is wanted]
 
 
 def split_documents(documents: Sequence[str]) -> Parts:
@@ -63,7 +72,9 @@ def split_documents(documents: Sequence[str]) -> Parts:
     Raises:
         ConfigurationError: If there is no text.
     """
-    kept = list(dict.fromkeys(d for d in documents if d.strip()))
+    told = [d for d in documents if d and not d.isspace()]
+    kept = list(dict.fromkeys(told))
+    blank, repeated = len(documents) - len(told), len(told) - len(kept)
     if not kept:
         raise ConfigurationError(f"there is no text in {len(documents)} documents")
     by = "documents"
@@ -71,14 +82,9 @@ def split_documents(documents: Sequence[str]) -> Parts:
         by = "pieces"
         kept = [piece for document in kept for piece in _pieces(document, len(kept))]
     rng = np.random.default_rng(_SPLIT_SEED)
-    train: list[str] = []
-    heldout: list[str] = []
-    for start in range(0, len(kept), _BLOCK):
-        for document, rank in zip(
-            kept[start : start + _BLOCK], rng.permutation(_BLOCK), strict=False
-        ):
-            (train if rank < _TRAIN_OF_BLOCK else heldout).append(document)
-    return Parts(train, heldout, by)
+    ranks = [rank for _ in range(0, len(kept), _BLOCK) for rank in rng.permutation(_BLOCK)]
+    trained = [bool(rank < _TRAIN_OF_BLOCK) for rank in ranks[: len(kept)]]
+    return Parts(kept, trained, by, blank, repeated)
 
 
 def _pieces(document: str, documents: int) -> list[str]:
@@ -87,6 +93,13 @@ def _pieces(document: str, documents: int) -> list[str]:
     count = min(max(wanted, -(-_FEWEST // documents)), len(document))
     edges = [len(document) * i // count for i in range(count + 1)]
     return [document[a:b] for a, b in pairwise(edges)]
+
+
+def belongs(cases: Int64[np.ndarray, "case key"], part: Part) -> Bool[np.ndarray, " case"]:
+    """Whether each case of a generated task is of that part."""
+    if part is Part.ALL:
+        return np.ones(len(cases), bool)
+    return held_out(cases) == (part is Part.HELDOUT)
 
 
 def held_out(cases: Int64[np.ndarray, "case key"]) -> Bool[np.ndarray, " case"]:

@@ -15,7 +15,7 @@ from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation.documents import DatasetSource, EmbeddedSource, FileSource, TextSource
 from circuit_econ.evaluation.parts import Part
 from circuit_econ.evaluation.record import Evaluation
-from circuit_econ.evaluation.settings import TaskSettings, TextSettings
+from circuit_econ.evaluation.settings import TaskSettings, TextSettings, check_tokens
 from circuit_econ.evaluation.stream import TrainingData
 from circuit_econ.evaluation.tasks import Task, make_task
 from circuit_econ.evaluation.text import text_evaluation, text_training
@@ -106,6 +106,7 @@ def _describe(task: Task, part: Part) -> dict[str, Any]:
 def _task_evaluation(settings: TaskSettings) -> Evaluation:
     """Different sequences, the reference's among them; every sequence stands alone."""
     task, part = _task(settings), Part(settings.part)
+    check_tokens(settings, task.length)
     wanted = settings.sequences + settings.reference_sequences
     rng = np.random.default_rng([settings.seed])
     found: dict[bytes, tuple[Tensor, Tensor]] = {}

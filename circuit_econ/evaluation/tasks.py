@@ -12,14 +12,19 @@ import torch
 from jaxtyping import Int64
 
 from circuit_econ.errors import ConfigurationError, unknown
-from circuit_econ.evaluation.parts import Part, held_out
+from circuit_econ.evaluation.parts import Part, belongs
 from circuit_econ.evaluation.record import UNSCORED
+from circuit_econ.evaluation.settings import check_number
 from circuit_econ.evaluation.stream import Batch
 
 __all__ = ["TASKS", "Induction", "ModularAddition", "Sorting", "Task", "TwoCues", "make_task"]
 
 _FRUITLESS: Final = 50
 """Rounds of draws without a case of the part asked for, after which there is none."""
+
+
+_MOST_NUMBERS: Final = 2**24
+"""Random numbers drawn at once."""
 
 
 class Draw(NamedTuple):
@@ -62,9 +67,10 @@ class Task(ABC):
         tokens: list[np.ndarray] = []
         targets: list[np.ndarray] = []
         missing, fruitless = count, 0
+        most = max(1, _MOST_NUMBERS // max(self.vocabulary, self.length))
         while missing > 0:
-            drawn = self.draw(max(64, 2 * missing), rng)
-            rows = np.flatnonzero(held_out(drawn.cases) == (part is Part.HELDOUT))[:missing]
+            drawn = self.draw(min(max(64, 2 * missing), most), rng)
+            rows = np.flatnonzero(belongs(drawn.cases, part))[:missing]
             tokens.append(drawn.tokens[rows])
             targets.append(drawn.targets[rows])
             missing -= len(rows)
@@ -256,10 +262,15 @@ def make_task(
     kinds = {task.name: task for task in TASKS}
     if name not in kinds:
         raise unknown("task", name, kinds)
-    known = [f.name for f in fields(kinds[name]) if f.name not in ("length", "vocabulary")]
+    sizes = ("length", "vocabulary")
+    known = {f.name: f.type for f in fields(kinds[name]) if f.name not in sizes}
     given = dict(options or {})
     for key in given:
         if key not in known:
             raise unknown(f"option of task {name!r}", key, known)
-    sizes = {"length": length, "vocabulary": vocabulary}
-    return kinds[name](**given, **{k: v for k, v in sizes.items() if v is not None})
+        if known[key] == "int":
+            check_number(f"option {key}", given[key])
+        elif isinstance(given[key], bool) or not isinstance(given[key], int | float):
+            raise ConfigurationError(f"option {key} must be a number, not {given[key]!r}")
+    asked = {"length": length, "vocabulary": vocabulary}
+    return kinds[name](**given, **{k: v for k, v in asked.items() if v is not None})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
 from circuit_econ.errors import ConfigurationError
+from circuit_econ.evaluation.documents import Documents
 from circuit_econ.evaluation.encoding import Tokenizer, open_tokenizer
 from circuit_econ.evaluation.parts import Part, Parts, split_documents
 from circuit_econ.evaluation.record import Evaluation, next_token
@@ -20,7 +22,11 @@ from circuit_econ.evaluation.stream import Batch, TrainingData
 
 __all__ = ["DocumentSource", "text_evaluation", "text_training"]
 
-_SEPARATOR = "\n\n"
+_LOG: Final = logging.getLogger(__name__)
+_ALL_OF_IT: Final = "; for models trained elsewhere, part=all takes all of it"
+_NOTED: Final = 0.05
+"""The share of documents left out above which a line says so."""
+_SEPARATOR: Final = "\n\n"
 
 
 @runtime_checkable
@@ -32,12 +38,8 @@ class DocumentSource(Protocol):
         """What an evaluation set made of it is called."""
         ...
 
-    def read(self) -> list[str]:
-        """The documents, in an order that does not change."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What is read, as plain values."""
+    def read(self) -> Documents:
+        """The documents, in an order that does not change, and what they are."""
         ...
 
 
@@ -46,7 +48,8 @@ def text_evaluation(source: DocumentSource, settings: TextSettings) -> Evaluatio
 
     A document of at least one window gives windows from its start on; what is left over at its end
     is dropped. Shorter consecutive documents are joined by blank lines until they fill one. What
-    windows are taken from is one cluster. Every other document serves as reference; where one of
+    windows are taken from is one cluster. What is left out on the way is counted in ``description``
+    (``left_out``). Every other document serves as reference; where one of
     the two sides has too little text, windows instead of documents are dealt out, and
     ``description`` says so (``reference_disjoint_by``).
 
@@ -57,9 +60,10 @@ def text_evaluation(source: DocumentSource, settings: TextSettings) -> Evaluatio
     Raises:
         ConfigurationError: If there is too little text, with the numbers.
     """
-    parts = split_documents(source.read())
+    read = source.read()
+    parts = split_documents(read.texts)
     tokenizer = _tokenizer(settings, parts)
-    documents = tokenizer.encode(parts[Part(settings.part)])
+    documents = _encoded(tokenizer, parts[Part(settings.part)])
     blank = tokenizer.encode([_SEPARATOR])[0]
     wanted = (settings.sequences, settings.reference_sequences)
     sides = [_units(documents[side::2], settings.body, blank) for side in (0, 1)]
@@ -71,27 +75,43 @@ def text_evaluation(source: DocumentSource, settings: TextSettings) -> Evaluatio
         )
     else:
         disjoint_by = "windows"
-        units = _units(documents, settings.body, blank)
-        if _windows(units, settings.body) < sum(wanted):
+        sides = [_units(documents, settings.body, blank)]
+        if _windows(sides[0], settings.body) < sum(wanted):
             raise ConfigurationError(
                 f"too little text: {wanted[0]} + {wanted[1]} windows of {settings.body} tokens are"
                 f" asked of the {settings.part} part of {source.title!r}, whose {len(documents)}"
-                f" {parts.by} give {_windows(units, settings.body)}; give more text, or lower"
+                f" {parts.by} give {_windows(sides[0], settings.body)}; give more text, or lower"
                 " length, sequences or reference_sequences"
+                + (
+                    ""
+                    if settings.part == Part.ALL
+                    else "; for models trained elsewhere, part=all takes all of it"
+                )
             )
         rng = np.random.default_rng([settings.seed, 0])
-        drawn, origins = _draw(units, settings.body, sum(wanted), rng)
+        drawn, origins = _draw(sides[0], settings.body, sum(wanted), rng)
         tokens, reference = drawn[: wanted[0]], drawn[wanted[0] :]
         clusters = origins[: wanted[0]]
-    description = source.describe() | asdict(settings)
+    left_out = _left_out(read, parts) | {
+        "documents_too_short": sum(units.too_short for units in sides),
+        "tokens_at_ends": sum(units.tokens_at_ends for units in sides),
+        "windows_not_drawn": sum(_windows(units, settings.body) for units in sides) - sum(wanted),
+    }
+    description = read.description | asdict(settings)
     description |= {
         "part": str(settings.part),
         "vocabulary": tokenizer.vocabulary,
         "tokenizer_digest": tokenizer.digest,
         "split_by": parts.by,
         "reference_disjoint_by": disjoint_by if wanted[1] else None,
+        "documents_read": len(read.texts),
         "documents_used": len(np.unique(clusters)),
+        "unknown_tokens": 0
+        if tokenizer.unknown is None
+        else int((tokens == tokenizer.unknown).sum()),
+        "left_out": left_out,
     }
+    _say(source.title, description)
     return Evaluation(
         _with_bos(tokens, tokenizer),
         reference=_with_bos(reference, tokenizer) if wanted[1] else None,
@@ -110,13 +130,15 @@ def text_training(
         ConfigurationError: If no document of the training part, nor all of its short ones together,
             fill a window.
     """
-    parts = split_documents(source.read())
+    read = source.read()
+    parts = split_documents(read.texts)
     tokenizer = _tokenizer(settings, parts)
     blank = tokenizer.encode([_SEPARATOR])[0]
-    units = _units(tokenizer.encode(parts.train), settings.body, blank)
+    trained = parts[Part.TRAIN]
+    units, *_ = cut = _units(_encoded(tokenizer, trained), settings.body, blank)
     if not units:
         raise ConfigurationError(
-            f"too little text: the train part of {source.title!r} has {len(parts.train)} {parts.by}"
+            f"too little text: the train part of {source.title!r} has {len(trained)} {parts.by}"
             f" and not one window of {settings.body} tokens; give more text or lower length"
         )
     text = np.concatenate(units)
@@ -142,7 +164,7 @@ def text_training(
         seed=seed,
         draw=draw,
         content=content,
-        description=source.describe()
+        description=read.description
         | {
             "tokenizer": settings.tokenizer,
             "tokenizer_digest": tokenizer.digest,
@@ -152,6 +174,8 @@ def text_training(
             "part": str(Part.TRAIN),
             "split_by": parts.by,
             "text_tokens": len(text),
+            "documents_read": len(read.texts),
+            "left_out": _left_out(read, parts) | {"documents_too_short": cut.too_short},
             "content": content,
         },
     )
@@ -162,11 +186,71 @@ def _tokenizer(settings: TextSettings, parts: Parts) -> Tokenizer:
         settings.tokenizer,
         vocabulary=settings.vocabulary,
         bos=settings.bos,
-        training=lambda: parts.train,
+        training=lambda: parts[Part.TRAIN],
+        control_tokens=settings.control_tokens,
     )
 
 
-def _units(documents: Sequence[np.ndarray], body: int, blank: np.ndarray) -> list[np.ndarray]:
+def _encoded(tokenizer: Tokenizer, documents: Sequence[str]) -> list[np.ndarray]:
+    """Ids of each document.
+
+    Raises:
+        ConfigurationError: If the tokenizer knows nothing of any.
+    """
+    encoded = tokenizer.encode(documents)
+    unknown = -1 if tokenizer.unknown is None else tokenizer.unknown
+    if not any((ids != unknown).any() for ids in encoded):
+        raise ConfigurationError(
+            f"tokenizer {tokenizer.name!r} knows nothing of this text: its"
+            f" {sum(map(len, encoded))} tokens are the unknown one; name the model's own"
+        )
+    return encoded
+
+
+def _left_out(read: Documents, parts: Parts) -> dict[str, Any]:
+    """What never became tokens, by why."""
+    return {
+        "files": dict(read.files_left_out),
+        "blank_documents": parts.blank,
+        "repeated_documents": parts.repeated,
+    }
+
+
+def _say(title: str, description: dict[str, Any]) -> None:
+    """One line on what a user may not expect to be left out, where there is enough of it."""
+    left_out, unknown = description["left_out"], description["unknown_tokens"]
+    files = [f"{count} {kind}" for kind, count in left_out["files"].items()]
+    if files:
+        _LOG.warning("%s: files left out: %s", title, ", ".join(files))
+    documents = {
+        words: left_out[key]
+        for key, words in (
+            ("blank_documents", "blank"),
+            ("repeated_documents", "as an earlier one"),
+            ("documents_too_short", "too short for a window, even joined"),
+        )
+        if left_out[key]
+    }
+    if sum(documents.values()) > _NOTED * description["documents_read"]:
+        told = ", ".join(f"{count} {words}" for words, count in documents.items())
+        _LOG.info("%s: documents left out: %s", title, told)
+    if unknown:
+        _LOG.warning("%s: %d tokens are the tokenizer's unknown one", title, unknown)
+
+
+class Units(NamedTuple):
+    """What windows are taken from.
+
+    ``too_short`` counts documents that fill no window, not even together; ``tokens_at_ends`` is
+    what is left over of all documents.
+    """
+
+    texts: list[np.ndarray]
+    too_short: int
+    tokens_at_ends: int
+
+
+def _units(documents: Sequence[np.ndarray], body: int, blank: np.ndarray) -> Units:
     """Documents of at least one window each; shorter ones are joined until they fill one."""
     units: list[np.ndarray] = []
     joined: list[np.ndarray] = []
@@ -178,17 +262,19 @@ def _units(documents: Sequence[np.ndarray], body: int, blank: np.ndarray) -> lis
         if sum(map(len, joined)) >= body:
             units.append(np.concatenate(joined))
             joined = []
-    return units
+    ends = sum(len(unit) % body for unit in units) + sum(map(len, joined))
+    return Units(units, len(joined[::2]), ends)
 
 
-def _windows(units: Sequence[np.ndarray], body: int) -> int:
-    return sum(len(unit) // body for unit in units)
+def _windows(units: Units, body: int) -> int:
+    return sum(len(unit) // body for unit in units.texts)
 
 
 def _draw(
-    units: Sequence[np.ndarray], body: int, count: int, rng: np.random.Generator
+    cut: Units, body: int, count: int, rng: np.random.Generator
 ) -> tuple[Int64[np.ndarray, "window token"], Int64[np.ndarray, " window"]]:
     """Windows in rounds over the units, and the unit of each."""
+    units = cut.texts
     order = rng.permutation(len(units))
     places = [rng.permutation(len(unit) // body) for unit in units]
     rounds = max(map(len, places), default=0)
