@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -14,12 +15,17 @@ from torch import Tensor, nn
 
 from circuit_econ.errors import CheckpointError
 from circuit_econ.model.architectures import read_config
+from circuit_econ.model.config_hugging_face import transformers_config
+from circuit_econ.model.config_native import bridge_fields
 from circuit_econ.model.source import Format, Source
 from circuit_econ.model.weights import native
 
 __all__ = ["boot", "source_of"]
 
 _NATIVE = "TransformerLensNative"
+
+_TABLES = re.compile(r"\.attn\.rotary_(sin|cos)$")
+"""Tables of releases before the bridge, which computes its own."""
 
 
 def boot(source: Source, dtype: torch.dtype = torch.float32) -> Any:
@@ -80,15 +86,19 @@ def _boot_native(source: Source, dtype: torch.dtype) -> Any:
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge import TransformerBridge
 
-    fields = {k: v for k, v in source.config.items() if k not in ("dtype", "device")}
+    fields = bridge_fields(source)
+    if source.tensors:
+        fields["init_weights"] = False
+    else:
+        fields["seed"] = source.config.get("seed")
     # Bound to the class when transformer-lens is imported, which type checkers do not see.
     bridge = TransformerBridge.boot_native(  # pyright: ignore[reportAttributeAccessIssue]
-        TransformerBridgeConfig.from_dict({**fields, "architecture": None}), device="cpu"
+        TransformerBridgeConfig.from_dict(fields), device="cpu"
     ).to(dtype)
     if source.tensors:
         from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
-        given = {k: v.to(dtype) for k, v in source.tensors.items()}
+        given = {k: v.to(dtype) for k, v in source.tensors.items() if not _TABLES.search(k)}
         unembed_bias = given.pop("unembed.b_U", None)
         zeros = {k: v for k, v in _missing_biases(source).items() if k not in given}
         bridge.load_state_dict(convert_tl_checkpoint({**zeros, **given}, bridge.cfg), strict=False)
@@ -108,13 +118,11 @@ def _missing_biases(source: Source) -> dict[str, Tensor]:
 
 def _boot_hugging_face(source: Source, dtype: torch.dtype) -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    kind = source.config["model_type"]
-    given = {k: v for k, v in source.config.items() if k != "model_type"}
-    config = CONFIG_MAPPING[kind].from_dict(given)
+    config = transformers_config(source)
     tensors = dict(source.tensors)
-    if kind == "gpt_neox" and not config.attention_bias:
+    if config.model_type == "gpt_neox" and not config.attention_bias:
         # The bridge cannot split a projection that has no bias; one of zeros is the same function.
         config.attention_bias = True
         for i in range(config.num_hidden_layers):

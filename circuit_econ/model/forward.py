@@ -9,6 +9,7 @@ written S (sequence), T (position), H (head), D (d_model), K (d_head).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,7 +86,10 @@ class Model:
             # Always a copy of our own: the source may be a memory-mapped file.
             return send(tensor, place).to(dtype, copy=True).contiguous()
 
-        return cls(config, weights.map(settle), rounding)
+        weights.apply(settle)
+        # What the file holds decides whether they are one, not only what its configuration says.
+        tied = weights.unembed is weights.embed
+        return cls(replace(config, tied=tied), weights, rounding)
 
     @classmethod
     def from_bridge(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from circuit_econ.model.config_hugging_face import transformers_config
 from circuit_econ.model.forward import Model
 from circuit_econ.model.source import Format, Source
 
@@ -54,10 +55,11 @@ def untrained(kind: Format, config: dict[str, Any], seed: int) -> Source:
 
             fresh = source_of(boot(Source(kind, {**config, "seed": seed}, {}, origin)))
             return Source(kind, config, fresh.tensors, origin)
-        from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
+        chosen = transformers_config(Source(kind, config, {}, origin))
         torch.manual_seed(seed)
-        given = {k: v for k, v in config.items() if k != "model_type"}
-        chosen = CONFIG_MAPPING[config["model_type"]].from_dict(given)
-        module = AutoModelForCausalLM.from_config(chosen, dtype=torch.float32)
+        module = AutoModelForCausalLM.from_config(
+            chosen, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        )
         return Source(kind, config, dict(module.state_dict()), origin)

@@ -81,6 +81,20 @@ class Weights:
         rest = {f.name: apply(getattr(self, f.name)) for f in fields(self) if f.name != "layers"}
         return Weights(layers=layers, **rest)  # type: ignore[arg-type]
 
+    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Put a function of every tensor into its place, one by one; ties stay ties.
+
+        What was there before can be freed on the way, where :meth:`map` keeps all of it.
+        """
+        tied = self.unembed is self.embed
+        for record in (self, *self.layers):
+            for field in fields(record):
+                value = getattr(record, field.name)
+                if isinstance(value, Tensor) and not (tied and field.name == "unembed"):
+                    setattr(record, field.name, function(value))
+        if tied:
+            self.unembed = self.embed
+
     def query(self, layer: int, config: ModelConfig) -> Tensor:
         """Query weights of a layer, ``[n_heads, d_head, d_model]``; a view."""
         rows = config.n_heads * config.d_head

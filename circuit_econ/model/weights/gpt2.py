@@ -36,10 +36,10 @@ def read(t: Tensors, c: ModelConfig) -> Weights:
                 mlp_out_bias=t.take(h + "mlp.c_proj.bias", d),
             )
         )
-    embed = t.take("wte.weight", c.d_vocab, d)
+    embed, unembed = t.embeddings("wte.weight", ("lm_head.weight",), c)
     return Weights(
         embed=embed,
-        unembed=embed if c.tied else t.take("lm_head.weight", c.d_vocab, d, bare=True),
+        unembed=unembed,
         pos=t.take("wpe.weight", c.n_ctx, d),
         layers=layers,
         ln_final=t.take("ln_f.weight", d),

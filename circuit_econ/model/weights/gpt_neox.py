@@ -45,12 +45,11 @@ def read(t: Tensors, c: ModelConfig) -> Weights:
                 mlp_out_bias=t.take(h + "mlp.dense_4h_to_h.bias", d),
             )
         )
-    embed = t.take("embed_in.weight", c.d_vocab, d)
     # Files say embed_out; a module of Transformers 5 in memory says lm_head.
-    unembed = "lm_head.weight" if "lm_head.weight" in t.source.tensors else "embed_out.weight"
+    embed, unembed = t.embeddings("embed_in.weight", ("embed_out.weight", "lm_head.weight"), c)
     return Weights(
         embed=embed,
-        unembed=embed if c.tied else t.take(unembed, c.d_vocab, d, bare=True),
+        unembed=unembed,
         layers=layers,
         ln_final=t.take("final_layer_norm.weight", d),
         ln_final_bias=t.take("final_layer_norm.bias", d),

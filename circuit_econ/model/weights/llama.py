@@ -56,10 +56,10 @@ def read(t: Tensors, c: ModelConfig) -> Weights:
                 mlp_out_bias=t.take(m + "down_proj.bias", d) if c.mlp_bias else None,
             )
         )
-    embed = t.take("embed_tokens.weight", c.d_vocab, d)
+    embed, unembed = t.embeddings("embed_tokens.weight", ("lm_head.weight",), c)
     return Weights(
         embed=embed,
-        unembed=embed if c.tied else t.take("lm_head.weight", c.d_vocab, d, bare=True),
+        unembed=unembed,
         layers=layers,
         ln_final=gain("norm.weight", d),
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from circuit_econ.errors import CheckpointError
-from circuit_econ.model.config import ModelConfig, Norm
+from circuit_econ.model.config import ModelConfig, Norm, Rotary
 from circuit_econ.model.source import Source
 from circuit_econ.model.weights.canonical import LayerWeights, Weights, stack_qkv
 
@@ -138,6 +138,49 @@ def refuse_unused(source: Source, read: set[str], ignored: frozenset[str]) -> No
                 f"{source.origin}: tensor {name!r} is not part of the model that config.json "
                 "describes, and it is not zero: correct config.json or remove the tensor"
             )
+
+
+def check_tables(source: Source, c: ModelConfig) -> None:
+    """Raise if a table that older releases kept beside the weights is not what the model has.
+
+    HookedTransformer computes with the mask and the rotary tables of its file. Here they follow
+    from the configuration, so they must be those.
+
+    Raises:
+        CheckpointError: Naming the tensor.
+    """
+    for name, table in source.tensors.items():
+        kind = name.rpartition(".attn.")[2]
+        if kind == "mask" and c.causal:
+            size = table.shape[-1] if table.ndim else 0
+            right = torch.equal(table.bool().reshape(-1, size), _causal(size))
+        elif kind in ("rotary_sin", "rotary_cos") and c.rotary is not None:
+            right = _close(table.double(), _turns(kind, c.rotary, table.shape[0]))
+        else:
+            continue
+        if not right:
+            raise CheckpointError(
+                f"{source.origin}: tensor {name!r} is not what config.json describes, and releases "
+                "of transformer-lens before 4 compute with it: correct config.json or remove the "
+                "tensor"
+            )
+
+
+def _causal(size: int) -> Tensor:
+    return torch.ones(size, size, dtype=torch.bool).tril()
+
+
+def _turns(kind: str, rotary: Rotary, length: int) -> Tensor:
+    exponents = torch.arange(0, rotary.dim, 2, dtype=torch.float64) / rotary.dim
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), rotary.base**-exponents)
+    angles = angles.repeat_interleave(2, dim=1)
+    return angles.sin() if kind == "rotary_sin" else angles.cos()
+
+
+def _close(table: Tensor, right: Tensor) -> bool:
+    # Angles of float32 tables are off by an eighth of a millionth of themselves; half precision
+    # rounds what is left.
+    return table.shape == right.shape and bool((table - right).abs().max() < 5e-3)
 
 
 def rename_module(state: Mapping[str, Tensor], c: ModelConfig) -> dict[str, Tensor]:

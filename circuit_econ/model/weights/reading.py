@@ -41,7 +41,7 @@ class Inventory:
     Attributes:
         read: Names that the model needs and the checkpoint has.
         missing: Names that the model needs and the checkpoint lacks.
-        ignored: Names that are known to carry nothing (masks, frequency tables, repeated ties).
+        ignored: Names that are known to carry nothing (masks, frequency tables).
     """
 
     read: frozenset[str]
@@ -96,6 +96,39 @@ class Tensors:
             )
         return tensor
 
+    def embeddings(
+        self, name: str, heads: tuple[str, ...], c: ModelConfig
+    ) -> tuple[Tensor, Tensor]:
+        """Embedding and unembedding; the very same tensor where they are one.
+
+        Where the configuration says that they are one, what the file holds decides, as it does in
+        Transformers: one of the two stands for both, under either name; two that are equal are
+        one; two that differ are two.
+
+        Args:
+            name: The embedding's name, without the prefix.
+            heads: Names that the unembedding goes by, which never carry the prefix.
+            c: The function of the model.
+
+        Raises:
+            CheckpointError: If one is missing or of another shape, or if two names of the
+                unembedding hold different tensors.
+        """
+        shape = c.d_vocab, c.d_model
+        held = [head for head in heads if head in self.source.tensors]
+        found = [self.take(head, *shape, bare=True) for head in held or heads[:1] * (not c.tied)]
+        if not self.dry and not all(_equal(found[0], other) for other in found[1:]):
+            raise CheckpointError(
+                f"{self.source.origin}: tensors {' and '.join(map(repr, held))} differ, and both "
+                "are names of the unembedding; remove one"
+            )
+        if c.tied and found and not self.has(name):
+            return found[0], found[0]
+        embed = self.take(name, *shape)
+        if c.tied and (not found or (not self.dry and _equal(embed, found[0]))):
+            return embed, embed
+        return embed, found[0]
+
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds a tensor of that name (prefix added)."""
         return self.prefix + name in self.source.tensors
@@ -103,6 +136,11 @@ class Tensors:
     def zeros(self, *shape: int) -> Tensor:
         """What stands in for a bias that a file may leave out."""
         return torch.zeros(shape, device="meta" if self.dry else "cpu")
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    dtype = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(dtype), other.to(dtype))
 
 
 def read_weights(source: Source, config: ModelConfig) -> Weights:
@@ -117,13 +155,16 @@ def read_weights(source: Source, config: ModelConfig) -> Weights:
     weights = mapping.read(tensors, config)
     _check_numbers(source, tensors.read)
     for name in sorted(tensors.read):
-        if not torch.isfinite(source.tensors[name]).all():
-            bad = (~torch.isfinite(source.tensors[name])).sum().item()
+        # A piece at a time: the test needs a copy of what it is made of.
+        pieces = source.tensors[name].reshape(-1).split(1 << 22)
+        bad = sum(int((~torch.isfinite(piece)).sum()) for piece in pieces)
+        if bad:
             raise CheckpointError(
                 f"{source.origin}: tensor {name!r} holds {bad} values that are NaN or infinite"
             )
     if source.format is Format.TRANSFORMER_LENS:
         native.refuse_unused(source, tensors.read, _ignored(source, config))
+        native.check_tables(source, config)
     return weights
 
 
@@ -166,5 +207,4 @@ def _check_numbers(source: Source, names: Iterable[str]) -> None:
 
 def _ignored(source: Source, config: ModelConfig) -> frozenset[str]:
     pattern = re.compile(_MAPPINGS[config.architecture].IGNORED)
-    ties = {"lm_head.weight", "embed_out.weight"} if config.tied else set()
-    return frozenset(n for n in source.tensors if pattern.search(n) or n in ties)
+    return frozenset(n for n in source.tensors if pattern.search(n))
