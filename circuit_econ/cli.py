@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from circuit_econ.errors import CircuitEconError, ConfigurationError, LedgerError
+from circuit_econ.errors import CircuitEconError, ConfigurationError, LedgerError, told
 from circuit_econ.places import config_folder
 
 __all__ = ["main"]
@@ -25,11 +28,13 @@ _HELP = """circuit-econ: what every circuit of a transformer earns, and what it 
   circuit-econ walk -m [overrides]      a multirun: every combination of a,b,c values
   circuit-econ plan [overrides]         what a walk would do and cost; loads no weights
   circuit-econ audit TRAJECTORY         integrity of the checkpoints of a run
+  circuit-econ audit RUN                integrity of a ledger
   circuit-econ report RUN [RUN ...]     (re)build the page from a ledger; several runs are compared
   circuit-econ export RUN               the composition graph for other tools: --format F
 
-Add --help to a verb for its options. Exit codes: 0 done; 1 finished, but something could not be
-measured or is defective; 2 wrong usage or configuration.
+Add --help to a verb for its options, --debug to see the tracebacks of what failed. Exit codes:
+0 done; 1 finished, but something could not be measured or is defective; 2 wrong usage or
+configuration.
 """
 
 _WALK_HELP = """circuit-econ {verb} [overrides]
@@ -45,6 +50,7 @@ The keys:
                            settings: measures.<name>.<key>=
   baselines=[mean,mean-position,zero,resample]
   precision={{absolute:0.002,relative:0.05}}   each component gets the sequences it needs
+  --remeasure STEP         measure all of a checkpoint again, because it changed
   seed=0   dtype=float32 | float64 | tf32 | bfloat16   device.memory=GB   out=FOLDER
 Examples:
   circuit-econ walk study=induction
@@ -59,6 +65,8 @@ Everything a configuration holds: circuit-econ {verb} --cfg job
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [one for one in given if one != "--debug"]
     verbs: dict[str, Callable[[list[str]], int]] = {
         "walk": _walk,
         "plan": _plan,
@@ -76,9 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     if given[0] not in verbs:
         return _refuse(f"unknown verb {given[0]!r}; there is: {', '.join(verbs)}")
-    _log()
+    _log(debug)
     try:
-        return verbs[given[0]](given[1:])
+        with _ended_by_signal():
+            return verbs[given[0]](given[1:])
     except (ConfigurationError, LedgerError) as error:
         return _refuse(str(error))
     except CircuitEconError as error:
@@ -90,11 +99,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return DEFECTIVE
+    except Exception as error:
+        hint = "" if debug else "; --debug shows the traceback"
+        print(f"circuit-econ: this should not happen: {told(error)}{hint}", file=sys.stderr)
+        logging.getLogger("circuit_econ").debug("%s", given[0], exc_info=error)
+        return DEFECTIVE
 
 
 def _refuse(reason: str) -> int:
     print(f"circuit-econ: {reason}", file=sys.stderr)
     return WRONG
+
+
+@contextmanager
+def _ended_by_signal() -> Generator[None, None, None]:
+    """SIGTERM ends a verb as Ctrl-C does: what a scheduler ends says how to go on."""
+
+    def end(_number: int, _frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    # Only the main thread may say what a signal does.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Stderr(logging.Handler):
@@ -104,13 +136,13 @@ class _Stderr(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
-def _log() -> None:
+def _log(debug: bool) -> None:
     """Our own lines; other libraries' warnings as they come."""
     own = logging.getLogger("circuit_econ")
     if not own.handlers:
         own.addHandler(_Stderr())
-        own.setLevel(logging.INFO)
         own.propagate = False
+    own.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 def _walk(arguments: list[str]) -> int:
@@ -127,6 +159,8 @@ def _with_overrides(verb: str, arguments: list[str]) -> int:
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--cfg", choices=["job"])
     parser.add_argument("--resolve", action="store_true")
+    if verb == "walk":
+        parser.add_argument("--remeasure", action="append", type=int, default=[], metavar="STEP")
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_intermixed_args(arguments)
     if given.help:
@@ -140,7 +174,7 @@ def _with_overrides(verb: str, arguments: list[str]) -> int:
     if verb == "walk":
         from circuit_econ.hydra_runs import launch
 
-        return launch(request)
+        return launch(request, given.remeasure)
     from rich.console import Console
 
     from circuit_econ.planning import forecast
@@ -157,29 +191,45 @@ def _help(verb: str) -> int:
 
 
 def _audit(arguments: list[str]) -> int:
-    parser = _Parser("circuit-econ audit", "Integrity of the checkpoints of a run.")
-    parser.add_argument("trajectory", help="a folder, or a hub name (which needs --steps)")
+    parser = _Parser(
+        "circuit-econ audit", "Integrity of the checkpoints of a run, or of the ledger of a walk."
+    )
+    parser.add_argument(
+        "trajectory", help="a folder, a hub name (which needs --steps), or the out of a walk"
+    )
     parser.add_argument("--steps", help="which checkpoints: 0,1000 | log:20 | every:5 | 0:1000:100")
     given = parser.parse_args(arguments)
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from circuit_econ.ledger import check_ledger, is_ledger
 
+    if is_ledger(Path(given.trajectory)):
+        if given.steps is not None:
+            parser.error(f"{given.trajectory!r} is the ledger of a walk: it is audited as a whole")
+        count, defects = check_ledger(Path(given.trajectory))
+        rows = [(d.step, d.kind, d.file, d.detail) for d in defects]
+        return _findings(Path(given.trajectory).resolve().name, f"{count} parts", "file", rows)
     from circuit_econ.model import inventory
     from circuit_econ.trajectory import audit, open_trajectory
 
     trajectory = open_trajectory(given.trajectory, steps=given.steps)
-    found = audit(trajectory, inventory)
-    count = len(trajectory.steps)
-    if found.is_empty():
-        print(f"{trajectory.name}: {count} checkpoints, nothing found")
+    found = audit(trajectory, inventory).rows()
+    return _findings(trajectory.name, f"{len(trajectory.steps)} checkpoints", "tensor", found)
+
+
+def _findings(name: str, count: str, place: str, rows: Sequence[tuple[object, ...]]) -> int:
+    """Print what an audit found, and return its exit code."""
+    if not rows:
+        print(f"{name}: {count}, nothing found")
         return DONE
-    table = Table("step", "finding", "tensor", "detail")
-    for row in found.iter_rows():
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("step", "finding", place, "detail")
+    for row in rows:
         # Text: square brackets in a name are no markup.
         table.add_row(*(Text("" if value is None else str(value)) for value in row))
     Console().print(table)
-    print(f"{trajectory.name}: {count} checkpoints, {found.height} findings")
+    print(f"{name}: {count}, {len(rows)} findings")
     return DEFECTIVE
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import math
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Plan
-from circuit_econ.model import ModelConfig
+from circuit_econ.model import ModelConfig, Source, read_config
+from circuit_econ.places import installed
 from circuit_econ.settings import Settings
 from circuit_econ.tables import SCHEMA_VERSION
 from circuit_econ.trajectory import Trajectory
 
-__all__ = ["describe", "device_name", "notes"]
+__all__ = ["describe", "device_name", "model_identity", "notes", "versions"]
 
 _FEW = 32
 """Reference sequences below which a reader is reminded that baselines are a sample, too."""
@@ -29,28 +33,38 @@ def describe(
     evaluation: Evaluation,
     settings: Settings,
     plan: Plan,
+    model: Mapping[str, Any],
     configuration: dict[str, Any],
     study: str,
 ) -> dict[str, Any]:
-    """What ``run.yaml`` says; ``identity`` is what may not change within one ledger."""
+    """What ``run.yaml`` says; ``identity`` is what may not change within one ledger.
+
+    It holds everything that decides the numbers, the checkpoints' weights apart: each part is
+    sealed with the digest of those.
+    """
     reference = evaluation.reference
     return {
         "study": study,
         "schema_version": SCHEMA_VERSION,
         "identity": {
-            "trajectory": trajectory.origin,
+            "trajectory": _place(trajectory),
+            "model": dict(model),
             "evaluation": {
                 "name": evaluation.name,
                 "sequences": len(evaluation.tokens),
                 "length": evaluation.length,
                 "digest": evaluation.digest,
+                "tokenizer": evaluation.description.get("tokenizer_digest"),
             },
             "baselines": list(settings.baselines),
             "seed": settings.seed,
             "dtype": settings.numbers,
             "precision": None if settings.precision is None else asdict(settings.precision),
             "device": settings.device.type,
-            "measures": {name: asdict(options) for name, options in settings.options.items()},
+            "measures": {
+                one.name: {"version": one.version, **asdict(settings.options[one.name])}
+                for one in settings.measures
+            },
         },
         "plan": asdict(plan),
         "trajectory": {"name": trajectory.name, "origin": trajectory.origin},
@@ -66,10 +80,7 @@ def describe(
         },
         "configuration": configuration,
         "digests": {"evaluation": evaluation.digest},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in _VERSIONED},
-        },
+        "versions": versions(),
         "device": device_name(settings.device),
     }
 
@@ -97,11 +108,53 @@ def notes(evaluation: Evaluation, config: ModelConfig) -> list[str]:
     return found
 
 
-def _version(name: str) -> str:
+def versions() -> dict[str, str | None]:
+    """What computes here: versions of distributions, and the CUDA that PyTorch was built for."""
+    libraries = {name: installed(name) for name in _VERSIONED}
+    return {"python": platform.python_version(), **libraries, "cuda": torch.version.cuda}
+
+
+def model_identity(source: Source) -> dict[str, Any]:
+    """The configuration of a checkpoint as it was read: what is computed, and how it was drawn.
+
+    Fields that say nothing of either (such as the release that saved it) make no other model.
+
+    Raises:
+        CheckpointError: If the configuration is not supported.
+    """
+    read = _plain(asdict(read_config(Source(source.format, source.config, {}, source.origin))))
+    # Circuits are compared with untrained models, which are drawn as these fields say.
+    drawn = {k: _plain(v) for k, v in sorted(source.config.items()) if k.startswith("init")}
+    return {**read, **drawn}
+
+
+def _plain(value: Any) -> Any:
+    """As YAML gives it back."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_plain(v) for v in value]
+        # One per layer: said once where all are the same.
+        return {"each": items[0]} if len(items) > 1 and all(i == items[0] for i in items) else items
+    if isinstance(value, Enum):
+        return value.value
+    fine = isinstance(value, str | int | bool | None) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
+    return value if fine else str(value)  # NaN is not itself: each walk would see a change
+
+
+def _place(trajectory: Trajectory) -> str:
+    """Where the run lies, from wherever it was opened: a path in full, or a name on the hub."""
+    folder = Path(trajectory.origin).expanduser()
+    return str(folder.resolve()) if _exists(folder) else trajectory.origin
+
+
+def _exists(folder: Path) -> bool:
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return folder.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def device_name(device: torch.device) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "foreign",
     "one_line",
     "reason",
+    "told",
     "unknown",
 ]
 
@@ -75,8 +78,41 @@ def reason(error: BaseException) -> str:
     return one_line(f"{name}: {said[0]}" if said else name)
 
 
+def told(error: BaseException) -> str:
+    """One line for whatever was raised: our own words; else its type, its words and the place.
+
+    The place is the innermost line of this package that was running, else the innermost of all:
+    what nobody foresaw must be found from a ledger or a log alone.
+    """
+    if isinstance(error, CircuitEconError):
+        return str(error)
+    if _is_memory(error):
+        return (
+            f"out of memory ({reason(error)}); give measuring less with device.memory=GB, or the "
+            "machine more"
+        )
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return reason(error)
+    package = Path(__file__).parent
+    own = [frame for frame in frames if package in Path(frame.filename).parents]
+    frame = (own or frames)[-1]
+    file = Path(frame.filename)
+    place = file.relative_to(package.parent).as_posix() if own else file.name
+    return f"{reason(error)} ({place}:{frame.lineno})"
+
+
+def _is_memory(error: BaseException) -> bool:
+    """PyTorch has a type of its own for it on a GPU, and a plain RuntimeError on the CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
 @contextmanager
-def foreign(kind: type[CircuitEconError], what: str) -> Iterator[None]:
+def foreign(kind: type[CircuitEconError], what: str) -> Generator[None, None, None]:
     """Turn whatever other people's code raises into one line of ours.
 
     For the boundary to a library that reads what a user gave: no list of exception types is ever

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from rich.console import Console
 
 from circuit_econ.composing import Request, compose, fixed_keys, subfolder
 from circuit_econ.config import RunConfig, read, register
-from circuit_econ.errors import CircuitEconError, ConfigurationError, LedgerError
+from circuit_econ.errors import ConfigurationError, LedgerError, told
 from circuit_econ.places import config_folder
 
 __all__ = ["launch"]
@@ -33,9 +34,16 @@ logger = logging.getLogger(__name__)
 _OUTCOMES = "CIRCUIT_ECON_OUTCOMES"
 """Environment variable that tells jobs, in whatever process, where to leave their outcome."""
 
+_REMEASURE = "CIRCUIT_ECON_REMEASURE"
+"""Tells them which steps to measure again, as JSON: it is a deed, no part of the configuration."""
 
-def launch(request: Request) -> int:
+
+def launch(request: Request, remeasure: Sequence[int] = ()) -> int:
     """Run ``walk`` with Hydra and return the exit code: that of the worst run.
+
+    Args:
+        request: What the command line asks for.
+        remeasure: Steps of which every run measures all again.
 
     Raises:
         ConfigurationError: Before anything runs, if a combination of overrides is wrong.
@@ -45,6 +53,7 @@ def launch(request: Request) -> int:
     before = sys.argv
     with tempfile.TemporaryDirectory() as outcomes:
         os.environ[_OUTCOMES] = outcomes
+        os.environ[_REMEASURE] = json.dumps([*remeasure])
         # Hydra reads the command line itself; it is given ours without the verb. Its name for a
         # run of several is then made of the overrides that tell them apart.
         sys.argv = [
@@ -59,7 +68,7 @@ def launch(request: Request) -> int:
             )()
         finally:
             sys.argv = before
-            del os.environ[_OUTCOMES]
+            del os.environ[_OUTCOMES], os.environ[_REMEASURE]
         codes = [json.loads(p.read_text())["code"] for p in Path(outcomes).glob("*.json")]
     # A job that left no outcome did not finish.
     return max([*codes, *([1] if len(codes) < len(runs) else [])])
@@ -82,8 +91,9 @@ def _job(config: DictConfig) -> int:
     except (ConfigurationError, LedgerError) as error:
         logger.error("circuit-econ: %s", error)
         code = 2
-    except CircuitEconError as error:
-        logger.error("circuit-econ: %s", error)
+    except Exception as error:  # a job that raises would end the others
+        logger.error("circuit-econ: %s", told(error))
+        logger.debug("run %d", number, exc_info=error)
         code = 1
     target = Path(os.environ[_OUTCOMES]) / f"{number}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +110,8 @@ def _walk(run: RunConfig) -> int:
     from circuit_econ.tables import Status
 
     console = Console()
-    ledger = walk(run, Bar(console) if console.is_terminal else Lines())
+    again = json.loads(os.environ[_REMEASURE])
+    ledger = walk(run, Bar(console) if console.is_terminal else Lines(), again)
     write_page([ledger], ledger.path / "report.html")
     console.print(summary(ledger, console.width))
     failed = ledger.table("checkpoints").filter(pl.col("status") != Status.MEASURED).collect()

@@ -11,20 +11,33 @@ from typing import Any
 import polars as pl
 import torch
 
-from circuit_econ.describing import describe, device_name, notes
-from circuit_econ.errors import CheckpointError, ConfigurationError
+from circuit_econ.describing import describe, device_name, model_identity, notes
+from circuit_econ.errors import (
+    CheckpointError,
+    CircuitEconError,
+    ConfigurationError,
+    LedgerError,
+    foreign,
+    told,
+)
 from circuit_econ.evaluation import Evaluation
-from circuit_econ.ledger import Ledger, LedgerWriter
+from circuit_econ.fitting import check_fits, components_table, run_shape
+from circuit_econ.ledger import Ledger, LedgerWriter, differences
 from circuit_econ.loading import loader, numbers
-from circuit_econ.measures import Measure, Plan, Precision
+from circuit_econ.measures import Plan, Precision
 from circuit_econ.measures.statistics import ratio_estimate
-from circuit_econ.model import Model, ModelConfig, Source, inventory, read_config
+from circuit_econ.model import Model, Source, inventory
 from circuit_econ.model.bridge import source_of
-from circuit_econ.model.check import check_against_bridge, check_identity, compare
-from circuit_econ.model.intervene import components
+from circuit_econ.model.check import (
+    DisagreementError,
+    check_against_bridge,
+    check_identity,
+    compare,
+)
+from circuit_econ.noticing import Noticed, check_steps
 from circuit_econ.progress import Progress, Silent
 from circuit_econ.settings import Settings
-from circuit_econ.tables import Kind, Status, make_table
+from circuit_econ.tables import Status, make_table
 from circuit_econ.trajectory import Trajectory, checkpoint_digest, findings, load_ahead
 from circuit_econ.trajectory.ahead import Loaded
 
@@ -52,12 +65,14 @@ def walk(
     configuration: Mapping[str, Any] | None = None,
     study: str = "walk",
     progress: Progress | None = None,
+    remeasure: Sequence[int] = (),
 ) -> Ledger:
     """Measure every checkpoint of a trajectory and write the ledger.
 
     A run that was stopped, at whatever moment, continues where it was; more steps or measures
-    extend the ledger. A checkpoint that cannot be measured is recorded with its reason, the rest go
-    on, and the next walk tries it again.
+    extend the ledger. A checkpoint that cannot be measured, whatever was raised, is recorded with
+    its reason, the rest go on, and the next walk tries it again; the traceback goes to the log, at
+    level DEBUG.
 
     Args:
         trajectory: From :func:`circuit_econ.open_trajectory`.
@@ -75,39 +90,43 @@ def walk(
         configuration: What ``run.yaml`` shall say of where the run came from.
         study: Name of the study, for the page.
         progress: Told what happens; nothing is shown by default.
+        remeasure: Steps of which all is measured again, because the checkpoint changed.
 
     Returns:
         The ledger, open for reading.
 
     Raises:
         ConfigurationError: If a name does not exist, or a measure does not go with the model.
-        LedgerError: If the folder cannot be written or holds another configuration's ledger.
-        DisagreementError: If our forward pass is not the model's.
+        LedgerError: If the folder cannot be written or holds another configuration's ledger, or if
+            a checkpoint changed since it was measured.
     """
     chosen = Settings.make(measures, baselines, seed, dtype, device, settings, precision, memory)
-    told = progress or Silent()
-    shape = _shape(trajectory, evaluation, chosen)
+    shown = progress or Silent()
+    check_steps(trajectory)
+    shape, model = run_shape(trajectory, evaluation, chosen)
     plan = chosen.plan(shape, evaluation.length)
-    run = describe(trajectory, evaluation, chosen, plan, dict(configuration or {}), study)
+    run = describe(trajectory, evaluation, chosen, plan, model, dict(configuration or {}), study)
     run["notes"] = notes(evaluation, shape)
     with LedgerWriter.open(out, run) as writer:
         for note in run["notes"]:
             logger.warning("%s", note)
-        kept = Plan(**writer.ledger.run["plan"])
-        # The cut a run began with is kept, to the last bit, unless this machine has no room for it.
-        size = kept.bytes(shape, evaluation.length, chosen.device, chosen.dtype)
+        with foreign(LedgerError, f"run.yaml in {str(out)!r}: its plan is none"):
+            kept = Plan(**writer.ledger.run["plan"])
+            # The cut a run began with is kept, to the last bit, unless this machine has no room.
+            size = kept.bytes(shape, evaluation.length, chosen.device, chosen.dtype)
         plan = kept if size <= chosen.room else plan
-        todo = [s for s in trajectory.steps if _unfinished(writer, s, chosen.measures)]
-        told.begin(len(trajectory.steps), len(todo))
-        walker = _Walker(trajectory, evaluation, chosen, plan, writer, told)
+        noticed = Noticed(trajectory, writer, remeasure)
+        todo = [s for s in trajectory.steps if not noticed.is_finished(s, chosen.measures)]
+        shown.begin(len(trajectory.steps), len(todo))
+        walker = _Walker(trajectory, evaluation, chosen, plan, writer, shown, noticed, model)
         walker.cache = Path(out).absolute().parent / UNTRAINED
         began = time.perf_counter()
-        with told, numbers(chosen.rounding):
+        with shown, numbers(chosen.rounding):
             for loaded in _ahead(trajectory, todo, chosen):
                 walker.visit(loaded)
-        _audit(writer, told)
+        _audit(writer, shown)
         _across(writer, chosen)
-        told.finished(time.perf_counter() - began, walker.waited)
+        shown.finished(time.perf_counter() - began, walker.waited)
         return writer.ledger
 
 
@@ -144,7 +163,14 @@ def measure(
         DisagreementError: If our forward pass is not the bridge's (for instance, a hook was left).
     """
     chosen = Settings.make(measures, baselines, seed, dtype, device, settings, precision, memory)
-    source = source_of(bridge)
+    missing = [name for name in ("cfg", "original_model") if not hasattr(bridge, name)]
+    if missing:
+        raise ConfigurationError(
+            f"ce.measure takes a TransformerBridge, not {_called(bridge)}; boot one with "
+            "TransformerBridge.boot_transformers(name), or walk over the folder of checkpoints"
+        )
+    with foreign(CheckpointError, f"{_called(bridge)} cannot be taken for a TransformerBridge"):
+        source = source_of(bridge)
     model = chosen.load(source)
     check_fits(model.config, evaluation)
     compare(model, bridge, evaluation.tokens, evaluation.targets, "the bridge")
@@ -174,38 +200,73 @@ class _Walker:
         plan: Plan,
         writer: LedgerWriter,
         progress: Progress,
+        noticed: Noticed,
+        model: Mapping[str, Any],
     ) -> None:
         self.trajectory, self.evaluation, self.settings = trajectory, evaluation, settings
         self.plan, self.writer, self.progress = plan, writer, progress
+        self.noticed, self.model = noticed, model
         self.proven: tuple[Any, ...] | None = None
+        self.doubted = False
         self.cache: Path | None = None
         self.waited = 0.0
 
     def visit(self, loaded: Loaded) -> None:
-        """Measure one checkpoint, or record why it cannot be."""
+        """Measure one checkpoint, or record why it cannot be: whatever is raised is its failure.
+
+        A ledger that cannot be written, or that is of another checkpoint, ends the walk.
+        """
         began = time.perf_counter()
         step = loaded.step
         self.progress.checkpoint(step)
         self.waited += loaded.seconds_waited
-        if loaded.tensors is not None:
-            self.writer.write("tensors", loaded.tensors, step)
+        digest = None if loaded.tensors is None else checkpoint_digest(loaded.tensors)
+        if digest is not None:
+            self.noticed.settle(step, digest)
         try:
-            if loaded.error is not None:
-                raise loaded.error
-            assert loaded.source is not None and loaded.model is not None
-            self._prove(loaded.model, loaded.source)
-            loss = self._measure(loaded.model, loaded.source, step)
-        except CheckpointError as error:
-            self._record(loaded, began, Status.FAILED, str(error), (None, None))
-            self.progress.failed(step, str(error))
+            loss = self._visit(loaded, digest)
+        except (LedgerError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # compiled code raises what is no Exception
+            # Where one of them is not what we take it for, none of the others is believed unasked.
+            self.doubted = self.doubted or isinstance(error, DisagreementError)
+            reason = told(error)
+            logger.debug("step %d", step, exc_info=error)
+            self._record(loaded, digest, began, Status.FAILED, reason, (None, None))
+            self.progress.failed(step, reason)
         else:
-            self._record(loaded, began, Status.MEASURED, "", loss)
+            self._record(loaded, digest, began, Status.MEASURED, "", loss)
             self.progress.measured(step)
+
+    def _visit(self, loaded: Loaded, digest: str | None) -> tuple[float | None, float | None]:
+        """Clean loss and its error, once every table is written."""
+        if loaded.tensors is not None:
+            self.writer.write("tensors", loaded.tensors, loaded.step, source=digest)
+        if loaded.error is not None:
+            raise loaded.error
+        assert loaded.source is not None and loaded.model is not None
+        if self.noticed.is_complete(loaded.step, self.settings.measures):
+            known = self.noticed.rows[loaded.step]  # its files were touched, and it is the same
+            return known["loss"], known["loss_se"]
+        if self.doubted:
+            self.proven = None
+        self._prove(loaded.model, loaded.source)
+        self._check_model(loaded.source)
+        return self._measure(loaded.model, loaded.source, loaded.step, digest)
+
+    def _check_model(self, source: Source) -> None:
+        changed = differences(self.model, model_identity(source))
+        if changed:
+            raise CheckpointError(
+                f"{source.origin}: its configuration is not that of the run, so its numbers would "
+                f"be another model's: {'; '.join(changed).replace('asked for', 'here')}; walk it "
+                "into an out of its own"
+            )
 
     def _prove(self, model: Model, source: Source) -> None:
         """Raise unless the model is of the run and computes what the checkpoint does."""
         check_fits(model.config, self.evaluation)
-        table = _components_table(model.config)
+        table = components_table(model.config)
         if not self.writer.has("components", None):
             self.writer.write("components", table)
         known = self.writer.ledger.table("components").collect()
@@ -222,7 +283,7 @@ class _Walker:
         check_identity(model, self.evaluation.tokens[:1])
 
     def _measure(
-        self, model: Model, source: Source, step: int
+        self, model: Model, source: Source, step: int, digest: str | None
     ) -> tuple[float | None, float | None]:
         tables: dict[str, pl.DataFrame] = {}
         for number, one in enumerate(self.settings.measures):
@@ -241,19 +302,19 @@ class _Walker:
                 self.progress.fraction(name, (at + done) * share)
             )
             for table, frame in one.run(context, options).items():
-                self.writer.write(table, frame, step)
+                self.writer.write(table, frame, step, source=digest)
                 tables[table] = frame
         return _clean_loss(model, self.evaluation, self.plan)
 
     def _record(
         self,
         loaded: Loaded,
+        digest: str | None,
         began: float,
         status: Status,
         reason: str,
         loss: tuple[float | None, float | None],
     ) -> None:
-        digest = None if loaded.tensors is None else checkpoint_digest(loaded.tensors)
         columns = {
             "step": loaded.step,
             "tokens_seen": self.trajectory.checkpoint(loaded.step).tokens_seen,
@@ -267,7 +328,13 @@ class _Walker:
             "device": device_name(self.settings.device),
             "dtype": self.settings.numbers,
         }
-        self.writer.write("checkpoints", make_table("checkpoints", columns), loaded.step)
+        self.writer.write(
+            "checkpoints",
+            make_table("checkpoints", columns),
+            loaded.step,
+            source=digest,
+            files=self.noticed.stamps[loaded.step],
+        )
 
 
 @torch.no_grad()
@@ -284,75 +351,14 @@ def _clean_loss(
     return float(loss), None if se.isnan() else float(se)
 
 
-def check_fits(config: ModelConfig, evaluation: Evaluation) -> None:
-    """Raise a CheckpointError if the evaluation set does not go with the model."""
-    if evaluation.length > config.n_ctx:
-        raise CheckpointError(
-            f"sequences of {evaluation.length} tokens are longer than the model's context of "
-            f"{config.n_ctx}; choose evaluation.length={config.n_ctx} or less"
-        )
-    for what, needed, has in (
-        ("token id", evaluation.vocabulary, config.d_vocab),
-        ("target id", evaluation.target_vocabulary, config.d_vocab_out),
-    ):
-        if needed > has:
-            raise CheckpointError(
-                f"{what} {needed - 1} is outside the model's vocabulary of {has}; the evaluation "
-                "set was made with another tokenizer"
-            )
-
-
-def _components_table(config: ModelConfig) -> pl.DataFrame:
-    found = components(config)
-    columns: dict[str, Any] = {
-        "component": [c.name for c in found] + [str(Kind.LOGITS)],
-        "kind": [str(c.kind) for c in found] + [str(Kind.LOGITS)],
-        "layer": [c.layer for c in found] + [None],
-        "head": [c.head for c in found] + [None],
-    }
-    return make_table("components", columns)
-
-
 def _ahead(trajectory: Trajectory, steps: Sequence[int], settings: Settings) -> Iterator[Loaded]:
     """Checkpoints still to measure; the next is read and made into a model meanwhile."""
     if steps:
         yield from load_ahead(trajectory, steps, inventory=inventory, make=loader(settings))
 
 
-def _unfinished(writer: LedgerWriter, step: int, measures: Sequence[Measure]) -> bool:
-    if not writer.has("checkpoints", step):
-        return True
-    row = writer.ledger.table("checkpoints").filter(pl.col("step") == step).collect()
-    # A checkpoint that failed is tried again: the file may have been mended since.
-    if row["status"].to_list() != [Status.MEASURED]:
-        return True
-    return not all(writer.has(table, step) for m in measures for table in m.tables)
-
-
-def _shape(trajectory: Trajectory, evaluation: Evaluation, settings: Settings) -> ModelConfig:
-    """The run's model: that of the first checkpoint whose configuration is readable.
-
-    Raises:
-        ConfigurationError: If none is, or measures or evaluation set do not go with it, which
-            is known before a weight is read.
-    """
-    reasons = []
-    for checkpoint in trajectory.checkpoints:
-        step = checkpoint.step
-        try:
-            source = Source(trajectory.format(step), trajectory.config(step), {}, checkpoint.origin)
-            config = read_config(source)
-        except CheckpointError as error:
-            reasons.append(str(error))
-            continue
-        for one in settings.measures:
-            one.check(config, settings.options[one.name])
-        try:
-            check_fits(config, evaluation)
-        except CheckpointError as error:
-            raise ConfigurationError(str(error)) from None
-        return config
-    raise ConfigurationError(reasons[0])
+def _called(thing: object) -> str:
+    return f"{thing!r}" if isinstance(thing, str | None) else type(thing).__name__
 
 
 def _across(writer: LedgerWriter, settings: Settings) -> None:
@@ -362,15 +368,19 @@ def _across(writer: LedgerWriter, settings: Settings) -> None:
             continue
         tables = {name: writer.ledger.table(name).collect() for name in one.tables}
         steps = sorted({step for name in one.tables for step in writer.ledger.steps(name)})
-        for name, rows in one.across(tables, settings.options[one.name]).items():
+        with foreign(
+            CircuitEconError,
+            f"{one.name}: what checkpoints say of each other cannot be told; all else is kept",
+        ):
+            found = one.across(tables, settings.options[one.name])
+        for name, rows in found.items():
             for step in steps:
                 writer.write(name, rows.filter(pl.col("step") == step), step)
 
 
 def _audit(writer: LedgerWriter, progress: Progress) -> None:
     """The audit of the whole run: what it says of a step depends on the steps after it."""
-    tensors = writer.ledger.table("tensors").collect()
-    found = findings(tensors)
+    found = findings(writer.ledger.table("tensors").collect())
     for step in writer.ledger.steps("tensors"):
         writer.write("audit", found.filter(pl.col("step") == step), step)
     for row in found.iter_rows(named=True):

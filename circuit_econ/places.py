@@ -1,10 +1,11 @@
-"""Where the project's YAML lies; imports nothing, so that ``--help`` may ask."""
+"""Where the project's YAML lies, what is installed; imports nothing, so ``--help`` may ask."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
-__all__ = ["config_folder"]
+__all__ = ["config_folder", "installed"]
 
 
 def config_folder() -> Path:
@@ -16,3 +17,14 @@ def config_folder() -> Path:
     if (checkout / "pyproject.toml").is_file() and (checkout / "conf" / "config.yaml").is_file():
         return checkout / "conf"
     return package / "conf"
+
+
+def installed(name: str) -> str:
+    """The version of a distribution that is installed: what is meant by "version" everywhere.
+
+    A module's own ``__version__`` may say more: PyTorch's names its build (``2.13.0+cu130``).
+    """
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

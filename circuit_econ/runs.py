@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from circuit_econ.trajectory import Trajectory, open_trajectory
 __all__ = ["evaluation_of", "run", "training_of", "trajectory_of"]
 
 
-def run(config: RunConfig, progress: Progress | None = None) -> Ledger:
+def run(
+    config: RunConfig, progress: Progress | None = None, remeasure: Sequence[int] = ()
+) -> Ledger:
     """Train if the configuration says so, then walk."""
     evaluation = evaluation_of(config)
     return walk(
@@ -34,6 +37,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Ledger:
         configuration=config.values,
         study=config.study,
         progress=progress,
+        remeasure=remeasure,
     )
 
 

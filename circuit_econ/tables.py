@@ -33,7 +33,7 @@ __all__ = [
     "set_name",
 ]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Version of the ledger's tables; written to ``run.yaml`` and checked when a ledger is opened."""
 
 _S, _I, _F = pl.String, pl.Int64, pl.Float64

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import SMALL, files_of, small_config, small_data
+import torch
+from small_runs import SMALL, files_of, interrupt, small_config, small_data
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation, training_data
@@ -112,7 +114,7 @@ def test_folders_that_are_no_runs_are_left_alone(tmp_path: Path) -> None:
         (tmp_path / "thesis.tex", f"{tmp_path / 'thesis.tex'} is a file; a run needs a folder"),
         (
             tmp_path / "thesis.tex" / "run",
-            f"cannot write to {tmp_path / 'thesis.tex' / 'run'}: [Errno 20] Not a directory:",
+            f"cannot write to {tmp_path / 'thesis.tex' / 'run'} (NotADirectoryError: [Errno 20] ",
         ),
     ]
     for folder, message in cases:
@@ -121,8 +123,10 @@ def test_folders_that_are_no_runs_are_left_alone(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "training.json").write_text("{")
-    with pytest.raises(ConfigurationError, match=r"^cannot read .*training\.json \(JSONDecodeErr"):
-        train(SMALL, small_data(), tmp_path / "run")
+    for content in ("{", "[]", "3", '{"digest": 1}', '{"digest": "x", "identity": 3}'):
+        (tmp_path / "run" / "training.json").write_text(content)
+        with pytest.raises(ConfigurationError, match=r"^.*training\.json is no record of a train"):
+            train(SMALL, small_data(), tmp_path / "run")
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,5 +137,30 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigurationError) as error:
         train(SMALL, small_data(), tmp_path)
     assert str(error.value).startswith(
-        f"cannot write {tmp_path / 'training.json'}: [Errno 28] No space left on device"
+        f"cannot write {tmp_path / 'training.json'} (OSError: [Errno 28] No space left on device"
     )
+
+
+def test_a_checkpoint_that_training_did_not_write_is_named(tmp_path: Path) -> None:
+    train(SMALL, small_data(), tmp_path)
+    file = tmp_path / "step_2.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ConfigurationError, match=r"step_2\.safetensors is not what training wrote"):
+        train(SMALL, small_data(), tmp_path)
+    file.write_bytes(whole)
+    assert train(SMALL, small_data(), tmp_path) == tmp_path
+
+
+def test_what_training_goes_on_from_is_named_where_it_is_damaged(tmp_path: Path) -> None:
+    interrupt(tmp_path, 4)
+    resume = tmp_path / "resume.pt"
+    saved = torch.load(resume, weights_only=True)
+    for wrong in ([], {"parameters": {}}, {**saved, "losses": 3}, {**saved, "optimiser": {}}):
+        torch.save(wrong, resume)
+        with pytest.raises(ConfigurationError, match=r"resume\.pt is damaged; delete it to train"):
+            train(SMALL, small_data(), tmp_path)
+    resume.unlink()
+    os.mkfifo(resume)  # nobody waits for what it may say
+    with pytest.raises(ConfigurationError, match=r"resume\.pt is damaged; .*not a regular file"):
+        train(SMALL, small_data(), tmp_path)

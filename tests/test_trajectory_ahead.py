@@ -36,7 +36,7 @@ class Watched(torch.Tensor):
 class Scripted:
     """A reader that does as told at each step and remembers what it was asked."""
 
-    script: dict[int, Exception] = field(default_factory=dict)
+    script: dict[int, BaseException] = field(default_factory=dict)
     seconds: float = 0.0
     format: Format = Format.HUGGING_FACE
     asked: list[int] = field(default_factory=list)
@@ -165,19 +165,16 @@ def test_the_next_is_read_while_the_consumer_works() -> None:
     assert max(waited[1:]) < 0.1
 
 
-def test_an_unexpected_exception_reaches_the_consumer() -> None:
-    reader = Scripted({2: ZeroDivisionError("a bug")})
-    seen = []
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        for one in load_ahead(scripted(reader)):
-            seen.append(one.step)
-    assert seen == [0, 1]
+class Panic(BaseException):
+    """As compiled code raises it: no ``Exception``."""
 
 
-def test_a_wrong_configuration_reaches_the_consumer() -> None:
-    reader = Scripted({0: ConfigurationError("offline")})
-    with pytest.raises(ConfigurationError, match="offline"):
-        list(load_ahead(scripted(reader)))
+@pytest.mark.parametrize("raised", [ZeroDivisionError, ConfigurationError, Panic, SystemExit])
+def test_whatever_is_raised_is_the_failure_of_its_checkpoint(raised: type[BaseException]) -> None:
+    loaded = list(load_ahead(scripted(Scripted({2: raised("a bug")}))))
+    assert [one.step for one in loaded if one.source is not None] == [0, 1, 3, 4, 5]
+    error = loaded[2].error
+    assert type(error) is raised and error.__traceback__ is not None  # it says where
 
 
 def test_closing_early_ends_the_thread_and_reads_no_more() -> None:

@@ -1,27 +1,19 @@
-"""Opening a ledger for reading: every table as a lazy frame."""
+"""Opening a ledger for reading: every table as a lazy frame, of the parts that were written."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
-import yaml
 
-from circuit_econ.errors import LedgerError, unknown
-from circuit_econ.tables import SCHEMA_VERSION, STEPLESS, TABLES
+from circuit_econ.errors import LedgerError, foreign, unknown
+from circuit_econ.ledger.record import read_run
+from circuit_econ.ledger.seals import Key, Record, Seal, part_file, parts_folder
+from circuit_econ.tables import TABLES
 
-__all__ = ["Ledger", "open_ledger", "part_folder"]
-
-RUN_FILE = "run.yaml"
-
-
-def part_folder(root: Path, table: str, step: int | None) -> Path:
-    """Where the parts of a table (of one step) lie below the run's folder."""
-    folder = root / "ledger" / table
-    # Ten digits: zero-padded names sort as numbers do, beyond any optimiser's steps.
-    return folder if step is None else folder / f"step={step:010d}"
+__all__ = ["Ledger", "open_ledger", "read_record"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +23,18 @@ class Ledger:
     Attributes:
         path: The run's folder.
         run: The content of ``run.yaml``: configuration, versions, digests, plan.
+        seals: What is known of every part; nothing else in the folder is data.
     """
 
     path: Path
     run: dict[str, Any]
+    seals: dict[Key, Seal] = field(default_factory=dict[Key, Seal], repr=False, compare=False)
 
     @property
     def tables(self) -> list[str]:
         """Names of the tables that hold anything."""
-        return [name for name in TABLES if self._parts(name)]
+        held = {table for table, _ in self.seals}
+        return [name for name in TABLES if name in held]
 
     def table(self, name: str) -> pl.LazyFrame:
         """One table over all steps, sorted by step; empty with its schema if nothing was written.
@@ -49,46 +44,54 @@ class Ledger:
         """
         if name not in TABLES:
             raise unknown("table", name, TABLES)
-        parts = self._parts(name)
+        parts = sorted((-1 if step is None else step, table, step) for table, step in self.seals
+                       if table == name)  # fmt: skip
         if not parts:
             return pl.LazyFrame(schema=TABLES[name])
-        # Sorted paths are sorted steps, and parts are immutable: the order is always the same.
-        return pl.scan_parquet(parts, hive_partitioning=False)
+        # Parts are immutable and in the order of their steps: the order is always the same.
+        files = [part_file(self.path, (table, step)) for _, table, step in parts]
+        return pl.scan_parquet(files, hive_partitioning=False, glob=False)
 
     def steps(self, table: str) -> list[int]:
         """Steps for which a table has parts."""
-        if table in STEPLESS:
-            return []
-        folder = part_folder(self.path, table, None)
-        names = sorted(p.parent.name for p in folder.glob("step=*/part-*.parquet"))
-        return sorted({int(name.removeprefix("step=")) for name in names})
-
-    def _parts(self, name: str) -> list[Path]:
-        return sorted(part_folder(self.path, name, None).glob("**/part-*.parquet"))
+        return sorted(step for name, step in self.seals if name == table and step is not None)
 
 
 def open_ledger(path: str | Path) -> Ledger:
-    """Open the ledger of a run.
+    """Open the ledger of a run, as it is now.
+
+    Every part is compared with what was recorded when it was written: by size and time, and where
+    these are others, by its digest.
 
     Args:
         path: The run's folder, the one that holds ``run.yaml`` and ``ledger/``.
 
     Raises:
-        LedgerError: If there is none, or if its schema version is not the one this code reads.
+        LedgerError: If there is none, if its schema version is not the one this code reads, or if
+            a part is damaged or missing.
     """
     root = Path(path)
-    file = root / RUN_FILE
-    if not file.is_file():
+    run = read_run(root)
+    state = read_record(root).check(root)
+    for _ in range(2):
+        if state.bad:  # a walk that is at work may have written it since
+            state = read_record(root).check(root)
+    if state.bad:
+        (key, reason), *others = state.bad.items()
+        name = part_file(root, key).relative_to(parts_folder(root))
+        more = f" (and {len(others)} more parts)" if others else ""
         raise LedgerError(
-            f"no ledger in {str(root)!r}: {RUN_FILE} is missing; name the folder a walk wrote "
-            "(its 'out'), the one that holds run.yaml and ledger/"
+            f"ledger in {str(root)!r}: {name.as_posix()} {reason}{more}; walk again to have it "
+            "measured again, or see what is wrong with circuit-econ audit"
         )
-    loaded: object = yaml.safe_load(file.read_text(encoding="utf-8"))
-    run = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
-    version = run.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise LedgerError(
-            f"ledger in {str(root)!r} has schema version {version}; this version of circuit_econ "
-            f"reads {SCHEMA_VERSION}: read it with the version that wrote it, or walk again"
-        )
-    return Ledger(root, run)
+    return Ledger(root, run, state.good)
+
+
+def read_record(root: Path) -> Record:
+    """The seals of a run's folder.
+
+    Raises:
+        LedgerError: If they cannot be read.
+    """
+    with foreign(LedgerError, f"the seals of the ledger in {str(root)!r} cannot be read"):
+        return Record.read(root)

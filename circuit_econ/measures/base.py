@@ -72,6 +72,8 @@ class Measure:
         needs: Measures whose tables it reads: they are measured with it.
         across: Tables that are made of its own tables of all checkpoints, after the walk: from
             those, by name, to rows of all steps.
+        version: Of its numbers: raised when the same checkpoint gives others than before. A ledger
+            holds numbers of one version.
     """
 
     name: str
@@ -84,3 +86,4 @@ class Measure:
     check: Callable[[ModelConfig, Any], None] = lambda _config, _settings: None
     needs: tuple[str, ...] = ()
     across: Callable[[Mapping[str, pl.DataFrame], Any], Mapping[str, pl.DataFrame]] | None = None
+    version: int = 1

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import polars as pl
-from filelock import FileLock
 
+from circuit_econ.errors import ConfigurationError, foreign
+from circuit_econ.filing import held, put, read_text
 from circuit_econ.graph.counting import largest_flows
 from circuit_econ.measures.base import Context
 from circuit_econ.measures.income_economy import Economy
@@ -28,7 +29,11 @@ PASSES = 3.0 * _NODES
 _FIRST_SEED = 1_000_000_007
 """Seeds of untrained models are far from those that anybody trains with."""
 
-_FORMAT = 1
+_FORMAT = 2
+
+_KEPT = pl.Schema({"seed": pl.Int64, "class": pl.String, "largest": pl.Float64})
+
+logger = logging.getLogger(__name__)
 
 
 def plain_flows(context: Context, baseline: str, nodes: int = _NODES) -> pl.DataFrame:
@@ -54,27 +59,27 @@ def largest_of_untrained(
     """The largest flow of each class of edges in every one of some untrained models.
 
     Measured on the evaluation sequences of the context. With a ``cache`` each model is measured
-    once per shape, data and baseline, whoever asks; a run that is stopped goes on where it was.
+    once per shape, data and baseline, whoever asks; a run that is stopped goes on where it was. A
+    cache that is damaged is made anew, one that cannot be written is done without; the log says so.
 
     Returns:
         Columns ``seed``, ``class``, ``largest`` (nats per scored position).
     """
-    path = None
+    wanted = None
     if context.cache is not None:
-        path = context.cache / f"{_digest(context, untrained, baseline)}.parquet"
-    with _alone(path):
-        known = pl.read_parquet(path) if path is not None and path.is_file() else None
+        wanted = context.cache / f"{_digest(context, untrained, baseline)}.json"
+    with _alone(wanted) as path:
+        known = pl.DataFrame(schema=_KEPT) if path is None else _read(path)
         for seed in range(_FIRST_SEED, _FIRST_SEED + count):
-            if known is not None and seed in known["seed"]:
+            if seed in known["seed"]:
                 continue
             other = replace(context, model=untrained(seed))
             found = largest_flows(plain_flows(other, baseline))
             rows = found.select(pl.lit(seed, pl.Int64).alias("seed"), "class", "largest")
-            known = rows if known is None else pl.concat([known, rows])
-            if path is not None:
-                _write(known, path)
+            known = pl.concat([known, rows])
+            if path is not None and not _write(known, path):
+                path = None
             context.progress(0.5 * (seed - _FIRST_SEED + 1) / count)
-    assert known is not None
     return known.filter(pl.col("seed") < _FIRST_SEED + count)
 
 
@@ -86,18 +91,48 @@ def _digest(context: Context, untrained: Untrained, baseline: str) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.{uuid4().hex}")
-    frame.write_parquet(partial)
-    partial.replace(path)
+def _read(path: Path) -> pl.DataFrame:
+    """What is kept; nothing where there is none, or it is not what was written."""
+    if path.exists():
+        try:
+            with foreign(ConfigurationError, f"{path} is damaged"):
+                kept = json.loads(read_text(path))
+                if kept["digest"] != _sealed(kept["rows"]):
+                    raise ValueError("its digest is not that of its rows")
+                return pl.DataFrame(kept["rows"], schema=_KEPT, strict=True)
+        except ConfigurationError as error:
+            logger.warning("%s; its untrained models are measured again", error)
+    return pl.DataFrame(schema=_KEPT)
+
+
+def _write(frame: pl.DataFrame, path: Path) -> bool:
+    """Keep it; whether that was possible."""
+    rows = frame.to_dict(as_series=False)
+    text = json.dumps({"digest": _sealed(rows), "rows": rows})
+    try:
+        with foreign(ConfigurationError, f"cannot write {path}"):
+            put(lambda partial: partial.write_text(text, encoding="utf-8"), path)
+    except ConfigurationError as error:
+        logger.warning("%s; untrained models are measured without being kept", error)
+        return False
+    return True
+
+
+def _sealed(rows: object) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 @contextmanager
-def _alone(path: Path | None) -> Iterator[None]:
-    """Runs that need the same models wait for whoever measures them."""
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        yield
+def _alone(path: Path | None) -> Iterator[Path | None]:
+    """Runs that need the same models wait for whoever measures them; None keeps nothing."""
+    with ExitStack() as stack:
+        if path is not None:
+            try:
+                with foreign(ConfigurationError, f"cannot write to {path.parent}"):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    lock = path.with_name(f"{path.name}.lock")
+                    stack.enter_context(held(lock, f"the untrained models of {path}", wait=True))
+            except ConfigurationError as error:
+                logger.warning("%s; untrained models are measured without being kept", error)
+                path = None
+        yield path

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from filelock import FileLock
 from safetensors.torch import save
 from torch import Tensor
 
-from circuit_econ.errors import ConfigurationError
+from circuit_econ.errors import ConfigurationError, foreign
+from circuit_econ.filing import held, put, read_text
 
 __all__ = ["RunFolder"]
 
@@ -43,29 +45,40 @@ class RunFolder:
         """Whether the folder holds this very run, to its end.
 
         Raises:
-            ConfigurationError: If it holds another run, or something that is no run.
+            ConfigurationError: If it holds another run, or something that is no run, or if one of
+                its checkpoints is not what was written.
         """
         found = self._found()
-        return (
-            found is not None
-            and found["finished"]
-            and all(self.checkpoint(step).exists() for step in self.steps)
-        )
+        if found is None or found.get("finished") is not True:
+            return False
+        if not all(self.checkpoint(step).exists() for step in self.steps):
+            return False
+        digests = found.get("files", {})
+        for name in self._checkpoints():
+            path = self.path / name
+            with foreign(ConfigurationError, f"cannot read {path}"):
+                same = name not in digests or self._digest(name) == digests[name]
+            if not same:
+                raise ConfigurationError(
+                    f"{path} is not what training wrote: it is damaged or was replaced; delete "
+                    f"{self.path} to train again, or open it as it is with trajectory=folder"
+                )
+        return True
 
-    def lock(self) -> FileLock:
-        """A lock on the folder, so that of two processes with the same run one waits.
+    @contextmanager
+    def lock(self) -> Generator[None, None, None]:
+        """Hold the folder, so that of two processes with the same run one waits.
 
-        The system releases it when its holder dies, however it dies.
+        The system lets go of it when its holder dies, however it dies.
 
         Raises:
             ConfigurationError: If the folder cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / ".lock").touch()
-        except OSError as error:
-            raise ConfigurationError(f"cannot write to {self.path}: {error}") from error
-        return FileLock(self.path / ".lock")
+        with ExitStack() as stack:
+            with foreign(ConfigurationError, f"cannot write to {self.path}"):
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.path / ".lock", str(self.path), wait=True))
+            yield
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of a step is."""
@@ -78,7 +91,8 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run as complete; nothing is left to resume."""
-        self._write_json(_MANIFEST, self.manifest | {"finished": True})
+        files = {name: self._digest(name) for name in self._checkpoints()}
+        self._write_json(_MANIFEST, self.manifest | {"finished": True, "files": files})
         (self.path / _RESUME).unlink(missing_ok=True)
 
     def write_checkpoint(self, step: int, tensors: dict[str, Tensor]) -> None:
@@ -105,12 +119,18 @@ class RunFolder:
         path = self.path / _RESUME
         if not path.exists():
             return None
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged file raises: the way out is the same
-            raise ConfigurationError(
-                f"{path} is damaged ({type(error).__name__}); delete it to train again from step 0"
-            ) from error
+        with self.resuming():
+            if not path.is_file():
+                raise ValueError("not a regular file")
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(saved, dict):
+                raise ValueError(f"it holds {type(saved).__name__}")
+            return saved
+
+    def resuming(self) -> AbstractContextManager[None]:
+        """Whatever what training goes on from raises becomes one line that names it."""
+        what = f"{self.path / _RESUME} is damaged; delete it to train again from step 0"
+        return foreign(ConfigurationError, what)
 
     def _found(self) -> dict[str, Any] | None:
         """The manifest that is there, if it is this run's."""
@@ -125,13 +145,13 @@ class RunFolder:
                     " run; choose an empty or a new folder"
                 )
             return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+        what = f"{path} is no record of a training run; choose another folder, or delete this one"
+        with foreign(ConfigurationError, what):
+            found = json.loads(read_text(path))
             digest, identity = found["digest"], found["identity"]
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigurationError(
-                f"cannot read {path} ({type(error).__name__}: {error}); choose another folder"
-            ) from error
+            data, files = found.get("data", {}), found.get("files", {})
+            if not all(isinstance(one, Mapping) for one in (identity, data, files)):
+                raise ValueError("identity, data and files are mappings")
         if digest != self.manifest["digest"]:
             raise ConfigurationError(
                 f"{self.path} holds another run: "
@@ -145,12 +165,15 @@ class RunFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         # The lock makes one hidden name per file enough, so that a kill leaves nothing to collect.
-        hidden = self.path / f".{name}"
-        try:
-            hidden.write_bytes(content)
-            hidden.replace(self.path / name)
-        except OSError as error:
-            raise ConfigurationError(f"cannot write {self.path / name}: {error}") from error
+        with foreign(ConfigurationError, f"cannot write {self.path / name}"):
+            put(lambda partial: partial.write_bytes(content), self.path / name,
+                self.path / f".{name}")  # fmt: skip
+
+    def _checkpoints(self) -> list[str]:
+        return [self.checkpoint(step).name for step in self.steps]
+
+    def _digest(self, name: str) -> str:
+        return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
 
 
 def _differences(

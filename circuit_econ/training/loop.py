@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation, TrainingData
 from circuit_econ.model import Model
+from circuit_econ.places import installed
 from circuit_econ.training.config import Optimiser, Schedule, TrainingConfig
 from circuit_econ.training.folder import RunFolder
 
@@ -100,7 +101,7 @@ def _manifest(config: TrainingConfig, data: TrainingData) -> dict[str, Any]:
             "form": "decoupled: W -> W (1 - learning_rate * lambda) at each step",
             "tensors": "every W_* (embeddings and unembedding included), no gain, no bias",
         },
-        "torch": torch.__version__,
+        "torch": installed("torch"),
     }
 
 
@@ -189,10 +190,11 @@ class _Run:
 
     @torch.no_grad()
     def _restore(self, saved: dict[str, Any]) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(saved["parameters"][name])
-        self.optimiser.load_state_dict(saved["optimiser"])
-        self.losses = saved["losses"].tolist()
+        with self.folder.resuming():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(saved["parameters"][name])
+            self.optimiser.load_state_dict(saved["optimiser"])
+            self.losses = saved["losses"].tolist()
 
     def _check_weights(self) -> None:
         for name, parameter in self.parameters.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from functools import partial
 
 import polars as pl
 
-from circuit_econ.errors import CheckpointError, ConfigurationError
+from circuit_econ.errors import ConfigurationError
 from circuit_econ.model import Model
 from circuit_econ.model.source import Source
 from circuit_econ.model.weights import Inventory
@@ -30,7 +31,7 @@ class Loaded:
         step: Its optimiser step.
         source: What was read; None if it could not be, or no model made of it.
         tensors: Its rows of the ``tensors`` table; None without an inventory or a source.
-        error: Why it could not be read or made into a model; None if it was.
+        error: What was raised where it could not be read or made into a model; None if it was.
         seconds_reading: Time the reading and the digests took, in the background.
         seconds_waited: How much of that the consumer had to wait for.
         model: The model made of it, if one was asked for.
@@ -39,7 +40,7 @@ class Loaded:
     step: int
     source: Source | None
     tensors: pl.DataFrame | None
-    error: CheckpointError | None
+    error: BaseException | None
     seconds_reading: float
     seconds_waited: float = 0.0
     model: Model | None = None
@@ -71,8 +72,8 @@ def load_ahead(
         depth: How many checkpoints to read ahead, at least 1.
 
     Yields:
-        One record per step. A checkpoint that cannot be read has its ``error``; any other
-        exception in the thread is raised here.
+        One record per step. A checkpoint that cannot be read, whatever was raised, has its
+        ``error``; the others are read.
 
     Raises:
         ConfigurationError: If a step does not exist or ``depth`` is less than 1.
@@ -117,14 +118,16 @@ def _load(
     make: Callable[[Source], Model] | None,
 ) -> Loaded:
     started = time.perf_counter()
-    tensors = None
+    source, tensors = None, None
     try:
         source = trajectory.read(step)
         tensors = None if inventory is None else describe(step, source, inventory(source))
         model = None if make is None else make(source)
-    except CheckpointError as error:
-        # Its traceback would keep half-read tensors alive.
-        bare = error.with_traceback(None)
-        return Loaded(step, None, tensors, bare, time.perf_counter() - started)
+    except BaseException as error:
+        # Nobody interrupts this thread, so whatever was raised is of the checkpoint. What nobody
+        # foresaw keeps its traceback, but not the half-read tensors in it.
+        source = None
+        traceback.clear_frames(error.__traceback__)
+        return Loaded(step, None, tensors, error, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     return Loaded(step, source, tensors, None, seconds, model=model)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import polars as pl
 
+from circuit_econ.errors import ConfigurationError, told
 from circuit_econ.model.source import Source
 from circuit_econ.model.weights import Inventory
 from circuit_econ.tables import TABLES
@@ -42,8 +43,10 @@ def audit(
     for loaded in load_ahead(trajectory, steps, inventory=inventory):
         if loaded.tensors is not None:
             described.append(loaded.tensors)
-        else:
-            unreadable.append((loaded.step, Finding.UNREADABLE, None, str(loaded.error)))
+        elif isinstance(loaded.error, ConfigurationError):
+            raise loaded.error  # such as a hub out of reach: of no checkpoint in particular
+        elif loaded.error is not None:
+            unreadable.append((loaded.step, Finding.UNREADABLE, None, told(loaded.error)))
         if progress is not None:
             progress(loaded)
     found = findings(pl.concat(described))
