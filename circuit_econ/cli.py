@@ -165,6 +165,8 @@ def _with_overrides(verb: str, arguments: list[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     if given.help:
         return _help(verb)
+    if given.resolve and not given.cfg:
+        parser.error("--resolve goes with --cfg job")
     from circuit_econ.composing import Request, compose, show
 
     request = Request(tuple(given.overrides), given.multirun)

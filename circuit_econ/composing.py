@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from circuit_econ.config import RunConfig, read, register
-from circuit_econ.errors import ConfigurationError
+from circuit_econ.config import RunConfig, explained, read, register
+from circuit_econ.errors import CircuitEconError, ConfigurationError, unknown
+from circuit_econ.overrides import JOB_GROUPS, parse, spell
 from circuit_econ.places import config_folder
 
 __all__ = ["Request", "compose", "fixed_keys", "show", "subfolder"]
 
 _GROUPS = ("study", "trajectory", "evaluation", "device")
 _OPEN = ("evaluation.options=", "evaluation.options.")
+_MOST_RUNS = 10_000
+_MOST_BYTES = 200
+"""Of a folder's name, a digest apart: file systems take 255, and other names are made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,10 @@ class Request:
 
         With a trajectory and no study, the study is one's own. Keys of open mappings may be new.
         """
-        names = {o.partition("=")[0].lstrip("+~") for o in self.overrides}
+        spelled = spell(self.overrides, self.multirun)
+        names = {o.partition("=")[0].lstrip("+~") for o in spelled}
         own = "trajectory" in names and "study" not in names
-        opened = (f"++{o}" if o.startswith(_OPEN) else o for o in self.overrides)
+        opened = (f"++{o}" if o.startswith(_OPEN) else o for o in spelled)
         return [*opened, *(["study=own"] if own else [])]
 
 
@@ -71,6 +75,7 @@ def compose(request: Request) -> list[RunConfig]:
         found = []
         for combination in _combinations(request):
             run = read(_compose(combination.overrides))
+            _check_sweep_folder(combination.overrides, run)
             name = ",".join(sorted(combination.telling))
             found.append(replace(run, out=run.out / subfolder(name)))
         return found
@@ -89,17 +94,15 @@ def show(request: Request, resolve: bool) -> str:
     """
     with _initialised():
         configs = [_compose(c.overrides) for c in _combinations(request)]
-    try:
+    with _translated():
         return "---\n".join(OmegaConf.to_yaml(config, resolve=resolve) for config in configs)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError(_first_line(error)) from None
 
 
 def fixed_keys(request: Request) -> list[str]:
     """Keys that are the same in every run of a multirun; so is ``out`` to their folders' names."""
     with _initialised():
         swept = _swept_keys(request)
-        return sorted({_parse(text).key_or_group for text in request.complete} - swept)
+        return sorted({parse(text).key_or_group for text in request.complete} - swept)
 
 
 def subfolder(name: str) -> str:
@@ -109,9 +112,10 @@ def subfolder(name: str) -> str:
     """
     name = re.sub(r"(^|,)\++", r"\1", name)
     kept = re.sub(r"[^\w.=+,-]+", "-", re.sub(r"""[\[\]{}'"]""", "", name))
-    if kept == name and len(name) <= 100:
+    if kept == name and len(name) <= 100 and len(name.encode()) <= _MOST_BYTES:
         return name
-    return f"{kept[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    short = kept[:100].encode()[:_MOST_BYTES].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 @contextmanager
@@ -122,18 +126,33 @@ def _initialised() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _translated(overrides: Sequence[str] | None = None) -> Iterator[None]:
+    """The boundary to Hydra and OmegaConf: whatever they raise is about what was typed."""
+    try:
+        yield
+    except CircuitEconError:
+        raise
+    except Exception as error:
+        said = explained(error) if overrides is None else _explain(error, overrides)
+        raise ConfigurationError(said) from error
+
+
 def _combinations(request: Request) -> list[_Combination]:
     """All single runs, as Hydra's own sweeper counts them."""
     choices: list[list[str]] = []
     for text in request.complete:
-        override = _parse(text)
+        override = _checked(text)
         if override.is_sweep_override():
             choices.append(_values(text, override, request.multirun))
         else:
             choices.append([text])
+    count = math.prod(len(values) for values in choices)
+    if count > _MOST_RUNS:
+        raise ConfigurationError(f"that is {count} runs; at most {_MOST_RUNS} go in one multirun")
     swept = _swept_keys(request)
     return [
-        _Combination(chosen, tuple(text for text in chosen if _parse(text).key_or_group in swept))
+        _Combination(chosen, tuple(text for text in chosen if _checked(text).key_or_group in swept))
         for chosen in itertools.product(*choices)
     ]
 
@@ -150,54 +169,58 @@ def _values(text: str, override: Override, multirun: bool) -> list[str]:
         raise ConfigurationError(
             f"{text}: only a,b,c, choice(…), range(…) and glob(…) can be walked through"
         )
-    return [f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()]
+    with _translated():
+        values = itertools.islice(override.sweep_string_iterator(), _MOST_RUNS + 1)
+        return [f"{override.get_key_element()}={v}" for v in values]
 
 
 def _swept_keys(request: Request) -> set[str]:
     """Keys of several values; not ``out``, which tells runs apart by itself."""
-    overrides = [_parse(text) for text in request.complete]
+    overrides = [parse(text) for text in request.complete]
     return {o.key_or_group for o in overrides if o.is_sweep_override()} - {"out"}
 
 
-def _parse(text: str) -> Override:
-    try:
-        loader = GlobalHydra.instance().config_loader()
-        override = OverridesParser.create(config_loader=loader).parse_overrides([text])[0]
-    except HydraException:
-        override = None
-    if override is None or not override.key_or_group:
-        raise ConfigurationError(
-            f"cannot read {text!r}: an override is key=value; a value with a space or one of "
-            """, = ~ [ ] { } ( ) is quoted twice, as in key='"a, b"'"""
-        )
+def _checked(text: str) -> Override:
+    """An override whose choice of a group exists."""
+    override = parse(text)
+    override.config_loader = GlobalHydra.instance().config_loader()
     key = override.key_or_group
-    if key in _GROUPS and not override.is_delete() and not override.is_sweep_override():
-        value = override.value()
-        if not isinstance(value, str | dict):
-            raise ConfigurationError(
-                f"{text}: {key} must be one of {', '.join(_choices(key))}, or {key}.<key>=…"
-            )
+    if key not in (*_GROUPS, *JOB_GROUPS) or override.is_delete() or override.is_sweep_override():
+        return override
+    value = override.value()
+    if not isinstance(value, str | dict):
+        raise ConfigurationError(
+            f"{text}: {key} must be one of {', '.join(_choices(key))}, or {key}.<key>=…"
+        )
+    # Hydra would also take a path that leads out of our own folder.
+    if isinstance(value, str) and value not in _choices(key):
+        raise unknown(key, value, _choices(key))
     return override
 
 
+def _check_sweep_folder(overrides: Sequence[str], run: RunConfig) -> None:
+    """What launchers leave behind stays below the run's folder."""
+    if not any(o.lstrip("+").startswith("hydra.sweep.") for o in overrides):
+        return
+    with _translated(overrides):
+        whole = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+        folder = Path(str(whole.hydra.sweep.dir)) / str(whole.hydra.sweep.subdir)
+    if not folder.resolve().is_relative_to(run.out.resolve()):
+        raise ConfigurationError(f"hydra.sweep.dir must lie below out ({run.out}), not at {folder}")
+
+
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    try:
+    with _translated(overrides):
         return hydra.compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(_explain(error, overrides)) from None
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's error in one line that says what exists."""
     text = str(error)
-    choice = re.search(r"Could not find '([\w/]+)/([^']*)'", text)
-    if choice:
-        group, name = choice.groups()
-        return f"unknown {group} {name!r}; there is: {', '.join(_choices(group))}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
-        return f"unknown key {key[1]!r}; there is: {', '.join(_siblings(key[1], overrides))}"
-    return _first_line(error)
+        return str(unknown("key", key[1], _siblings(key[1], overrides)))
+    return explained(error)
 
 
 def _choices(group: str) -> list[str]:
@@ -207,15 +230,12 @@ def _choices(group: str) -> list[str]:
 
 def _siblings(key: str, overrides: Sequence[str]) -> list[str]:
     """Keys that exist where a wrong one was looked for, or in what is above it."""
-    groups = [o for o in overrides if o.partition("=")[0] in _GROUPS]
-    node: Any = hydra.compose("config", overrides=groups)
+    groups = [o for o in overrides if o.partition("=")[0] in (*_GROUPS, *JOB_GROUPS)]
+    own = not key.startswith("hydra.")
+    node: Any = hydra.compose("config", overrides=groups, return_hydra_config=not own)
     prefix = ""
     for name in key.split(".")[:-1]:
         if not isinstance(node.get(name), DictConfig):
             break
         node, prefix = node[name], f"{prefix}{name}."
-    return [prefix + str(k) for k in node]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return [prefix + str(k) for k in node if k != "_target_"]

@@ -15,16 +15,17 @@ from typing import Any, Final, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import KINDS
+from circuit_econ.evaluation.settings import check_number
 from circuit_econ.measures import MEASURES, Precision
+from circuit_econ.places import check_name, local_path
 from circuit_econ.settings import check_names
 from circuit_econ.training import TrainingConfig
 from circuit_econ.trajectory import parse_steps
 
-__all__ = ["RunConfig", "read", "register"]
+__all__ = ["RunConfig", "explained", "read", "register", "text_keys"]
 
 Record = type[Any]
 """A dataclass whose fields are settings."""
@@ -133,6 +134,31 @@ def register() -> None:
     store.store(group="settings", name="default", node=settings)
 
 
+def text_keys() -> frozenset[str]:
+    """Keys whose values are text and nothing else: names, files, folders."""
+    records: list[tuple[str, Record]] = [("", Root), ("device.", Device)]
+    for group, kinds in (("trajectory", TRAJECTORIES), ("evaluation", EVALUATIONS)):
+        records += [(f"{group}.", record) for kind in kinds.values() for record in kind]
+    records += [(f"measures.{name}.", measure.settings) for name, measure in MEASURES.items()]
+    found: dict[str, bool] = {}
+    for prefix, record in records:
+        for key, hint in _leaves(record, prefix):
+            choices = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+            text = all(
+                isinstance(c, type) and issubclass(c, str | Path) for c in choices - {NoneType}
+            )
+            found[key] = text and found.get(key, True)
+    return frozenset(key for key, text in found.items() if text) - {"study"}
+
+
+def _leaves(record: Record, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, hint in _settings(record):
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _leaves(hint, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hint
+
+
 def read(config: DictConfig) -> RunConfig:
     """Check a composed configuration and make the objects it describes; opens and reads nothing.
 
@@ -155,8 +181,7 @@ def read(config: DictConfig) -> RunConfig:
         settings[name] = record(**_checked((record,), _group(given, name, "measures."), where))
     measures, baselines = _list(root["measure"]), _list(root["baselines"])
     check_names(measures, baselines, root["dtype"])
-    if root["seed"] < 0:
-        raise ConfigurationError(f"seed must be a whole number of at least 0, not {root['seed']}")
+    check_number("seed", root["seed"])
     if not root["out"]:
         raise ConfigurationError("out must name a folder: out=runs/mine")
     parse_steps(trajectory["steps"])
@@ -175,7 +200,7 @@ def read(config: DictConfig) -> RunConfig:
         precision=Precision.make(root["precision"]),
         device=device["name"],
         memory=device["memory"],
-        out=Path(root["out"]).expanduser(),
+        out=local_path(root["out"], "out"),
         values=values,
     )
 
@@ -185,8 +210,9 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         values: Any = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever OmegaConf, or a resolver, has to say about a value
+        key = getattr(error, "full_key", None)
+        raise ConfigurationError((f"{key}: " if key else "") + explained(error)) from error
     if missing:
         raise ConfigurationError(f"{missing[0]} must be set: {missing[0]}=…")
     return values
@@ -233,10 +259,24 @@ def _checked(
             inner = _checked((hint,), _group(given, name, where), f"{where}{name}.")
             found[name] = hint(**inner)
         elif _fits(given[name], hint):
+            _check_names(given[name], f"{where}{name}")
             found[name] = _as_float(given[name], hint)
         else:
             raise ConfigurationError(f"{where}{name} must be {_spelled(hint)}, not {given[name]!r}")
     return found
+
+
+def _check_names(value: object, where: str) -> None:
+    """Every text of a configuration names something, and stands in files."""
+    if isinstance(value, str):
+        check_name(value, where)
+    elif isinstance(value, list):
+        for one in cast("list[object]", value):
+            _check_names(one, where)
+    elif isinstance(value, dict):
+        for key, one in cast("dict[object, object]", value).items():
+            _check_names(key, where)
+            _check_names(one, where)
 
 
 def _settings(record: Record) -> Iterator[tuple[str, Any]]:
@@ -300,6 +340,18 @@ def _defaults(record: Record) -> dict[str, Any]:
             found[f.name] = "???" if f.default_factory is MISSING else f.default_factory()
     # One root seed: whatever is drawn follows it unless it is set apart.
     return found | ({"seed": "${seed}"} if "seed" in found else {})
+
+
+def explained(error: Exception) -> str:
+    """What Hydra or OmegaConf raised, in one line, and how to mean what looks like a reference."""
+    if isinstance(error, RecursionError):
+        return "values refer to each other without end, or lie too deep in each other"
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if said.startswith("Error merging override") and error.__cause__ is not None:
+        said = f"{said}: {str(error.__cause__).strip().splitlines()[0]}"
+    if "nterpolation" in said or "${" in said:
+        return f"{said} (${{…}} refers to another key; in a name it is written \\${{…}})"
+    return said
 
 
 def _list(names: list[str] | str) -> list[str]:

@@ -12,7 +12,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from rich.console import Console
 
 from circuit_econ.composing import Request, compose, fixed_keys, subfolder
 from circuit_econ.config import RunConfig, read, register
-from circuit_econ.errors import ConfigurationError, LedgerError, told
+from circuit_econ.errors import ConfigurationError, LedgerError, reason, told
 from circuit_econ.places import config_folder
 
 __all__ = ["launch"]
@@ -36,6 +37,8 @@ _OUTCOMES = "CIRCUIT_ECON_OUTCOMES"
 
 _REMEASURE = "CIRCUIT_ECON_REMEASURE"
 """Tells them which steps to measure again, as JSON: it is a deed, no part of the configuration."""
+
+_RAISES = "HYDRA_FULL_ERROR"
 
 
 def launch(request: Request, remeasure: Sequence[int] = ()) -> int:
@@ -63,15 +66,41 @@ def launch(request: Request, remeasure: Sequence[int] = ()) -> int:
             f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]",
         ]
         try:
-            hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(
-                _job
-            )()
+            with _translated(), _whole_errors():
+                hydra.main(
+                    config_path=str(config_folder()), config_name="config", version_base="1.3"
+                )(_job)()
         finally:
             sys.argv = before
             del os.environ[_OUTCOMES], os.environ[_REMEASURE]
         codes = [json.loads(p.read_text())["code"] for p in Path(outcomes).glob("*.json")]
     # A job that left no outcome did not finish.
     return max([*codes, *([1] if len(codes) < len(runs) else [])])
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The boundary to Hydra: jobs raise nothing, so what comes is about how they are to be run."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigurationError(
+            f"Hydra cannot run this ({reason(error)}); check hydra/launcher and hydra.launcher.*"
+        ) from error
+
+
+@contextmanager
+def _whole_errors() -> Iterator[None]:
+    """Hydra raises what went wrong, in place of printing it and exiting."""
+    before = os.environ.get(_RAISES)
+    os.environ[_RAISES] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_RAISES]
+        else:
+            os.environ[_RAISES] = before
 
 
 def _job(config: DictConfig) -> int:

@@ -10,6 +10,7 @@ from circuit_econ.config import RunConfig
 from circuit_econ.evaluation import Evaluation, TrainingData, make, training_data
 from circuit_econ.ledger import Ledger
 from circuit_econ.pipeline import walk
+from circuit_econ.places import local_path
 from circuit_econ.progress import Progress
 from circuit_econ.training import train
 from circuit_econ.trajectory import Trajectory, open_trajectory
@@ -67,7 +68,7 @@ def training_of(config: RunConfig) -> tuple[TrainingData, Path]:
     data = training_data(
         config.evaluation["kind"], _evaluation_settings(config), training.batch, training.seed
     )
-    return data, Path(config.trajectory["cache"]).expanduser() / training.digest(data)
+    return data, local_path(config.trajectory["cache"], "trajectory.cache") / training.digest(data)
 
 
 def _evaluation_settings(config: RunConfig) -> dict[str, Any]:

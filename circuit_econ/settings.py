@@ -10,6 +10,7 @@ import torch
 
 from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import Evaluation
+from circuit_econ.evaluation.settings import check_number
 from circuit_econ.measures import Context, Measure, Plan, Precision, measures_of
 from circuit_econ.measures.plan import budget
 from circuit_econ.model import Model, ModelConfig, Rounding, Source
@@ -69,6 +70,7 @@ class Settings:
             ConfigurationError: If one does not exist; what exists is listed.
         """
         check_names(measures, baselines, dtype)
+        check_number("seed", seed)
         chosen = measures_of(measures)
         given = dict(options or {})
         resolved = {m.name: given.pop(m.name, None) or m.settings() for m in chosen}
@@ -144,13 +146,15 @@ def resolve_device(name: str | None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        # Not every device that holds a tensor holds its numbers: meta does not.
+        float(torch.ones(1, device=device))
+    except Exception as error:  # torch raises many types, by device and build
+        # What torch cannot do it explains at length.
+        said = str(error).strip().splitlines()[0].split(". ")[0].removesuffix(".")
         raise ConfigurationError(
-            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); "
-            f"there is: {', '.join(there)}"
-        ) from None
+            f"device {name!r} cannot be used ({said}); there is: {', '.join(there)}"
+        ) from error
     return device

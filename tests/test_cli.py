@@ -209,7 +209,7 @@ def test_cfg_shows_what_is_missing_and_refuses_what_is_wrong(run: Terminal) -> N
     answer = run("walk", "--cfg", "job", "study=nope")
     assert answer.code == 2 and answer.reason.startswith("unknown study 'nope'; there is: ")
     answer = run("walk", "--cfg", "job", "--resolve", "~seed")
-    assert answer.code == 2 and answer.reason == "Interpolation key 'seed' not found"
+    assert answer.code == 2 and answer.reason.startswith("Interpolation key 'seed' not")
 
 
 # audit.
