@@ -141,8 +141,9 @@ TABLES: Final[dict[str, pl.Schema]] = {
         }
     ),
     "edges": pl.Schema(
-        # ``chosen`` says why the edge was measured: its flow is among the largest, or it was drawn
-        # from the rest.
+        # ``chosen`` says why the edge was measured: its flow is among the largest, it was drawn
+        # from the rest, or it comes from an embedding, which has no flow. The halves are the effect
+        # on every other group of documents alone.
         {
             "step": _I,
             "supplier": _S,
@@ -151,8 +152,10 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "baseline": _S,
             "effect": _F,  # nats per scored position; positive = useful
             "se": _F,
+            "first_half": _F,
+            "second_half": _F,
             "flow": _F,
-            "chosen": _S,  # flow, drawn
+            "chosen": _S,  # flow, drawn, embedding
         }
     ),
     "edge_sampling": pl.Schema(
@@ -175,8 +178,9 @@ TABLES: Final[dict[str, pl.Schema]] = {
         {"step": _I, "supplier": _S, "buyer": _S, "port": _S, "score": _F}  # static: no baseline
     ),
     "counted": pl.Schema(
-        # Edges beyond sampling error and beyond untrained models. ``bound`` is what those may reach
-        # in the same class of edges; ``circuit`` the circuit that the edge is inside of, or null.
+        # Edges beyond sampling error and beyond untrained models, by their flow or by their exact
+        # effect (null where it was not measured). Bounds are what untrained models may reach;
+        # ``circuit`` is the circuit that the edge is inside of, or null.
         {
             "step": _I,
             "supplier": _S,
@@ -185,7 +189,31 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "flow": _F,
             "se": _F,
             "bound": _F,
+            "effect": _F,
+            "effect_se": _F,
+            "effect_bound": _F,
+            "admitted_by": _S,  # flow, effect, both
             "circuit": _S,
+        }
+    ),
+    "counting": pl.Schema(
+        # How many edges count, and what keeps the largest flow (supplier, buyer, port) from it:
+        # ``needed`` sequences would make it count, ``fewest`` would make any flow count; null is
+        # never.
+        {
+            "step": _I,
+            "baseline": _S,  # whose flows and effects are counted
+            "sequences": _I,
+            "by_flow": _I,
+            "by_effect": _I,  # both: in either
+            "supplier": _S,
+            "buyer": _S,
+            "port": _S,
+            "flow": _F,
+            "se": _F,
+            "bound": _F,
+            "needed": _I,
+            "fewest": _I,
         }
     ),
     "circuits": pl.Schema(
@@ -232,8 +260,22 @@ TABLES: Final[dict[str, pl.Schema]] = {
     ),
     "circuit_events": pl.Schema(
         # ``circuit`` at this step came of ``parent`` at the step before; either is null where there
-        # is none. ``overlap`` is what the two share, of the smaller one.
-        {"step": _I, "event": _S, "circuit": _S, "parent": _S, "overlap": _F}
+        # is none. ``overlap`` is what the two share, of the smaller one. Values are joint ones
+        # under a baseline, null where none was measured; growth and decline are those ``since`` a
+        # step.
+        {
+            "step": _I,
+            "event": _S,
+            "circuit": _S,
+            "parent": _S,
+            "overlap": _F,
+            "baseline": _S,
+            "value": _F,  # nats per scored position
+            "se": _F,
+            "parent_value": _F,
+            "parent_se": _F,
+            "since": _I,
+        }
     ),
     "prices": pl.Schema(
         {

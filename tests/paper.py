@@ -72,6 +72,89 @@ def induction(vocabulary: int = 7, length: int = 11) -> Model:
     return _model(config, t)
 
 
+PROGRAM = frozenset(
+    {
+        ("a0.h0", "m0", "in"),
+        ("m0", "a1.h0", "k"),
+        ("a0.h0", "a1.h0", "v"),
+        ("a1.h0", "m1", "in"),
+        ("m1", "logits", "in"),
+    }
+)
+"""All edges of :func:`program` that matter."""
+
+
+def program(tokens: int = 8, length: int = 9) -> Model:
+    """Five edges: look where the token after mine was seen, and answer two later.
+
+    Head 0 of layer 0 writes the previous token p. The MLP of layer 0 writes p + 1. Head 0 of layer
+    1 attends where that is my token and copies p from there. The MLP of layer 1 writes p + 2, once
+    p is there by more than half: turned up halfway the program is silent, so what only decides
+    where to look, and has long done so when the answer comes, earns nothing on the way. Everybody
+    else writes at random where hardly anybody reads. Token ``tokens`` is the first of a sequence.
+    """
+    v, n, spare = tokens + 1, length, 3
+    config = _config(
+        d_model=n + 5 * v + spare, d_head=max(n, v), n_heads=2, n_layers=2, n_ctx=n, d_vocab=v,
+        d_mlp=v + 1,
+    )  # fmt: skip
+    t = _zeros(config)
+    token, previous, after, found, answer, rest = (n + at * v for at in range(6))
+    large, one = SHARP * math.sqrt(config["d_head"]), torch.eye(v)
+    t["pos_embed.W_pos"][:, :n] = torch.eye(n)
+    t["embed.W_E"][:, token:previous] = one
+    first, second = "blocks.0.", "blocks.1."
+    t[first + "attn.W_Q"][0, 1:n, : n - 1] = large * torch.eye(n - 1)
+    t[first + "attn.W_K"][0, :n, :n] = torch.eye(n)
+    t[first + "attn.W_V"][0, token:previous, :v] = one
+    t[first + "attn.W_O"][0, :v, previous:after] = one
+    t[first + "mlp.W_in"][previous:after, :v] = one
+    t[first + "mlp.W_out"][:v, after:found] = _next(tokens, 1)
+    t[second + "attn.W_Q"][0, token:previous, :v] = large * one
+    t[second + "attn.W_K"][0, after:found, :v] = one
+    t[second + "attn.W_V"][0, previous:after, :v] = one
+    t[second + "attn.W_O"][0, :v, found:answer] = one
+    t[second + "mlp.W_in"][found:answer, :v] = one
+    t[second + "mlp.b_in"][:v] = -0.5
+    t[second + "mlp.W_out"][:v, answer:rest] = 2 * _next(tokens, 2)
+    t["unembed.W_U"][answer:rest] = SHARP * one
+    generator = torch.Generator().manual_seed(0)
+
+    def scatter(rows: Tensor, size: float) -> None:
+        rows += size * torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
+
+    for block in (first, second):
+        for name in ("W_Q", "W_K", "W_V"):
+            scatter(t[f"{block}attn.{name}"][1], 0.3)
+        scatter(t[block + "attn.W_O"][1, :, rest:], 0.3)
+        scatter(t[block + "mlp.W_in"][:, v:], 0.3)
+        scatter(t[block + "mlp.W_out"][v:, rest:], 0.3)
+    scatter(t["unembed.W_U"][rest:], 1e-3)
+    return _model(config, t)
+
+
+def answers(sequences: int, tokens: int = 8, length: int = 9) -> tuple[Tensor, Tensor]:
+    """What :func:`program` reads, and what it shall answer where it can look."""
+    generator = torch.Generator().manual_seed(2)
+    rows = [torch.randperm(tokens, generator=generator) for _ in range(sequences)]
+    found = torch.stack([torch.cat([torch.tensor([tokens]), row[: length - 1]]) for row in rows])
+    targets = torch.full_like(found, -100)
+    for row, here in zip(targets, found, strict=True):
+        for at in range(2, length):
+            before = (here[at] - 1) % tokens
+            # It stands at some place, and somebody after it has it as previous token.
+            if (here[1:at] == before).any():
+                row[at] = (before + 2) % tokens
+    return found, targets
+
+
+def _next(tokens: int, by: int) -> Tensor:
+    """From every token to that so many later; the first of a sequence stays."""
+    found = torch.eye(tokens + 1)
+    found[:tokens, :tokens] = torch.eye(tokens).roll(by, 1)
+    return found
+
+
 def repeated(sequences: int, vocabulary: int = 7, period: int = 5) -> tuple[Tensor, Tensor]:
     """A first token of its own, distinct tokens twice; scored where the next is a repetition.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from circuit_econ.graph.counting import bounds, largest_flows
+from circuit_econ.graph.counting import bounds, largest
 from circuit_econ.tables import head_name, mlp_name
 
 LAYERS, HEADS = 4, 8
@@ -59,7 +59,7 @@ def null_bounds(
 ) -> dict[str, float]:
     """Bounds from so many models in which nothing is planted."""
     found = [
-        largest_flows(background(rng, edges)).with_columns(pl.lit(seed).alias("seed"))
+        largest(background(rng, edges)).with_columns(pl.lit(seed).alias("seed"))
         for seed in range(seeds)
     ]
     return bounds(pl.concat(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import MEASURES, Context
 from circuit_econ.measures.circuits import CIRCUITS, CircuitSettings
+from circuit_econ.measures.edges import EDGES, EdgeSettings
 from circuit_econ.measures.income import INCOME, IncomeSettings
 from circuit_econ.measures.untrained_flows import largest_of_untrained, plain_flows
 from circuit_econ.measures.value import VALUE, ValueSettings
@@ -88,6 +90,66 @@ def test_the_exact_induction_circuit_is_found(found: dict[str, pl.DataFrame]) ->
     assert {name: frame.schema for name, frame in found.items()} == {
         name: TABLES[name] for name in CIRCUITS.tables
     }
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Context:
+    """A program of five edges, with flows and with the effects of all edges."""
+    model = paper.program()
+    c = model.config
+    fields = {
+        "n_layers": 2, "n_heads": 2, "d_model": c.d_model, "d_head": c.d_head, "n_ctx": c.n_ctx,
+        "d_vocab": c.d_vocab, "d_mlp": c.d_mlp, "act_fn": "relu", "normalization_type": None,
+    }  # fmt: skip
+    tokens, targets = paper.answers(12)
+    context = Context(model, Evaluation(tokens, targets), 3, ("mean", "resample"))
+    income = IncomeSettings(nodes=16, most_nodes=32, stages=False, reference_groups=0)
+    context.tables = dict(INCOME.run(context, income))
+    context.tables |= EDGES.run(context, EdgeSettings())
+    context.untrained = drawn(fields)
+    return context
+
+
+@pytest.mark.parametrize("baseline", ["mean", "resample"])
+def test_exact_effects_find_the_edges_of_a_program_that_flows_miss(
+    compiled: Context, baseline: str, tmp_path: Path
+) -> None:
+    settings = CircuitSettings(baseline=baseline, untrained=5, most_pairs=0)
+    compiled.cache = tmp_path
+    flows = {name: rows for name, rows in compiled.tables.items() if name != "edges"}
+    alone = CIRCUITS.run(replace(compiled, tables=flows), settings)
+    exact = CIRCUITS.run(compiled, settings)
+
+    def edges(found: Any) -> dict[tuple[str, ...], str]:
+        rows = found["counted"].select("supplier", "buyer", "port", "admitted_by").rows()
+        return {row[:3]: row[3] for row in rows}
+
+    # Silent until it is turned up halfway, it has by then long known where to look.
+    assert set(edges(alone)) < paper.PROGRAM and len(edges(alone)) <= 3
+    assert set(edges(alone).values()) == {"flow"}
+    assert set(edges(exact)) == paper.PROGRAM
+    where = edges(exact)["m0", "a1.h0", "k"], edges(exact)["a0.h0", "m0", "in"]
+    assert where == ("effect", "effect") and "both" in edges(exact).values()
+    assert "m0" not in alone["circuits"]["component"]
+    # One circuit, without the idle heads, in both halves of the data.
+    assert exact["circuits"].select("circuit", "component").rows() == [
+        ("c1", "a0.h0"), ("c1", "m0"), ("c1", "a1.h0"), ("c1", "m1"),
+    ]  # fmt: skip
+    assert exact["circuits"]["role"].n_unique() == 4
+    assert exact["circuit_agreement"].row(0)[1:] == (1, 1, 1, 4, 1.0)
+    row = exact["counting"].row(0, named=True)
+    assert (row["by_effect"], row["baseline"], row["sequences"]) == (5, baseline, 12)
+    assert row["by_flow"] == sum(why == "both" for why in edges(exact).values()) < 4
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    # What untrained models reach in effects is that of a larger cut, too.
+    source = compiled.untrained
+    assert source is not None
+    few, every = (
+        largest_of_untrained(replace(compiled, cache=None), source, baseline, 1, cut=cut)
+        for cut in (8, 1000)
+    )
+    assert few["class"].to_list() == ["capital effect", "final effect"]
+    assert few["largest"].to_list() == pytest.approx(every["largest"].to_list(), rel=0.01)
 
 
 def test_heads_that_need_each_other_have_negative_redundancy(
@@ -232,6 +294,7 @@ def test_flows_of_fixed_nodes_are_those_of_income() -> None:
             "reach, not 4",
         ),
         ({"alike": 0.0}, "measures.circuits.alike must be above 0 and at most 1, not 0.0"),
+        ({"factor": 1.0}, "measures.circuits.factor must be above 1, not 1.0"),
         ({"overlap": 1.5}, "measures.circuits.overlap must be above 0 and at most 1, not 1.5"),
         ({"most_pairs": -1}, "measures.circuits.most_pairs must be 0 or more, not -1"),
     ],
@@ -248,6 +311,31 @@ def test_a_baseline_that_was_not_measured_is_named(exact: Context) -> None:
     assert str(error.value) == (
         "unknown baseline of measures.circuits 'resample'; there is: zero, mean"
     )
+
+
+def test_where_no_edge_counts_it_is_said_what_would_make_one_count(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """A model between trained and not: on few sequences nothing is certain, on all of them is."""
+    few = context_of(paper.induction(), Evaluation(*paper.repeated(6)), SHAPE)
+    noisy = few.tables["flows"].with_columns(se=pl.lit(0.5))
+    context = replace(few, tables={**few.tables, "flows": noisy}, cache=tmp_path)
+    context.untrained = drawn({
+        "n_layers": 2, "n_heads": 2, "d_model": 32, "d_head": 11, "n_ctx": 11, "d_vocab": 7,
+        "attn_only": True, "normalization_type": None,
+    })  # fmt: skip
+    found = CIRCUITS.run(context, CircuitSettings(untrained=5, most_pairs=0))
+    row = found["counting"].row(0, named=True)
+    assert found["counted"].is_empty() and row["by_flow"] == 0
+    assert row["fewest"] is not None and row["fewest"] > row["sequences"] == 6
+    assert (
+        f"step 3: no edge counts with 6 sequences; about {row['fewest']} would make one count"
+        in caplog.text
+    )
+    # With errors that so many sequences have, one does.
+    smaller = noisy.with_columns(se=0.5 * pl.lit(row["sequences"] / row["fewest"]).sqrt() * 0.999)
+    context.tables = {**few.tables, "flows": smaller}
+    assert CIRCUITS.run(context, CircuitSettings(untrained=5, most_pairs=0))["counted"].height
 
 
 def test_circuits_come_with_income() -> None:
@@ -279,9 +367,40 @@ def test_a_walk_follows_circuits_and_measures_untrained_models_once(
     assert run(*walk, "out=runs/one").code == 0
     assert len(asked) == 5
     two = ce.open_ledger("runs/two")
+    events = ledger.table("circuit_events").collect()
+    assert set(events["baseline"]) <= {"mean"}
     assert two.table("counted").collect().equals(ledger.table("counted").collect())
     # Circuits can be added to a ledger that has incomes.
     assert run(*walk[:-2], "measure=[income]", "study=own", "out=runs/three").code == 0
     assert run(*walk, "out=runs/three").code == 0
     three = ce.open_ledger("runs/three")
     assert three.table("counted").collect().equals(ledger.table("counted").collect())
+
+
+def test_a_walk_with_edges_counts_effects_and_exports_the_embeddings(run: Terminal) -> None:
+    quick = (
+        "measures.income.stages=false", "measures.income.most_nodes=8",
+        "measures.circuits.untrained=5", "measures.edges.embeddings=true",
+        "measures.edges.largest=100", "measures.edges.drawn=0", "device=cpu",
+    )  # fmt: skip
+    last = f"trajectory.steps=[{STEPS[-1]}]"
+    walk = ("walk", *SAVED, *TEXT, *SMALL, *quick, "measure=[edges,circuits]", "study=own", last)
+    assert run(*walk, "out=runs/one").code == 0
+    ledger = ce.open_ledger("runs/one")
+    counted, edges = (ledger.table(name).collect() for name in ("counted", "edges"))
+    counting = ledger.table("counting").collect().row(0, named=True)
+    by = counted["admitted_by"]
+    assert counting["by_effect"] == (by != "flow").sum()
+    assert counting["by_flow"] == (by != "effect").sum()
+    embedded = edges.filter(pl.col("chosen") == "embedding")
+    assert set(embedded["supplier"]) >= {"embed"} and embedded["flow"].is_null().all()
+    assert run("export", "runs/one", "--format", "eap-ig", "--output", "graph.json").code == 0
+    graph = json.loads((run.folder / "graph.json").read_text(encoding="utf-8"))
+    from_input = {name for name in graph["edges"] if name.startswith("input->")}
+    buyers = embedded.filter(pl.col("supplier") == "embed").select("buyer", "port").rows()
+    assert from_input == {
+        f"input->{buyer}<{port}>" if buyer[0] == "a" else f"input->{buyer}"
+        for buyer, port in buyers
+    }
+    first = embedded.filter(pl.col("buyer") == "a0.h0", pl.col("port") == "v")["effect"].sum()
+    assert graph["edges"]["input->a0.h0<v>"]["score"] == pytest.approx(first)

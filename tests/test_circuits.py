@@ -166,7 +166,7 @@ def test_hashes_of_strings_do_not_matter() -> None:
         "import numpy as np, planted; from test_circuits import mixed;"
         "from circuit_econ.graph.counting import edge_class, counted;"
         "from circuit_econ.graph.circuits import find_circuits;"
-        "b = {edge_class(*e): 0.1 for e in planted.pairs()};"
+        "b = {edge_class(e[1]): 0.1 for e in planted.pairs()};"
         "print(find_circuits(counted(mixed(2).table(1.0), b)))"
     )
     told = {

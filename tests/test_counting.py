@@ -11,7 +11,16 @@ import polars as pl
 import pytest
 
 from circuit_econ.errors import ConfigurationError
-from circuit_econ.graph.counting import bounds, counted, edge_class, kind_of, largest_flows
+from circuit_econ.graph.counting import (
+    Quantity,
+    amount,
+    bounds,
+    counted,
+    edge_class,
+    kind_of,
+    largest,
+    shortfall,
+)
 
 
 def maxima(sizes: dict[str, list[float]]) -> pl.DataFrame:
@@ -24,10 +33,15 @@ def trade(*rows: tuple[str, str, str, float, float, float | None]) -> pl.DataFra
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
-def test_edges_are_classed_by_kinds_and_port() -> None:
-    assert edge_class("a0.h1", "a3.h12", "k") == "head → head k"
-    assert edge_class("m0", "logits", "in") == "mlp → logits in"
-    assert edge_class("embed", "a0.h0", "q_scale") == "embed → head q_scale"
+def exact(*rows: tuple[str, str, str, float, float | None]) -> pl.DataFrame:
+    names = ["supplier", "buyer", "port", "effect", "se"]
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def test_edges_are_classed_by_what_is_sold() -> None:
+    assert edge_class("a3.h12") == "capital flow"
+    assert edge_class("m0", Quantity.EFFECT) == "capital effect"
+    assert edge_class("logits") == "final flow"
     assert [kind_of(name) for name in ("pos", "a1.h2", "m3")] == ["pos", "head", "mlp"]
 
 
@@ -46,12 +60,14 @@ def test_the_largest_flow_of_a_class_is_signal_and_crowding_without_sign() -> No
         ("a0.h1", "a1.h0", "k", 1.5, 0.0, None),
         ("a0.h0", "a1.h0", "k_scale", 0.25, 0.25, None),
     )
-    assert largest_flows(rows).rows() == [("head → head k", 2.0), ("head → head k_scale", 0.5)]
-    assert math.isnan(
-        largest_flows(trade(*rows.rows(), ("a0.h1", "a1.h1", "k", math.nan, 0.0, None)))["largest"][
-            0
-        ]
-    )
+    sold = trade(*rows.rows(), ("a0.h1", "logits", "in", 0.5, -0.75, None))
+    assert largest(sold).rows() == [("capital flow", 2.0), ("final flow", 0.25)]
+    broken = trade(*rows.rows(), ("a0.h1", "a1.h1", "k", math.nan, 0.0, None))
+    assert math.isnan(largest(broken)["largest"][0])
+    effects = exact(("a0.h0", "a1.h0", "k", -0.5, None), ("a0.h0", "logits", "in", 0.25, None))
+    assert largest(effects, Quantity.EFFECT).rows() == [
+        ("capital effect", 0.5), ("final effect", 0.25),
+    ]  # fmt: skip
 
 
 def test_a_further_untrained_model_seldom_exceeds_a_bound() -> None:
@@ -104,13 +120,15 @@ def test_flows_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(ConfigurationError) as error:
         bounds(maxima({"head → head k": [1.0, 2.0, 3.0, 4.0, math.nan]}))
     assert str(error.value) == (
-        "the flows of an untrained model are not finite (head → head k): there is no bound on what "
+        "an untrained model is not finite (head → head k): there is no bound on what "
         "untrained models reach; measure in float64, or initialise with less"
     )
 
 
+BOUND = {"capital flow": 1.0, "final flow": 0.0}
+
+
 def test_an_edge_counts_beyond_error_and_bound() -> None:
-    bound = {"head → head k": 1.0, "head → logits in": 0.0, "head → head v": 0.0}
     z = NormalDist().inv_cdf(1 - 0.01 / 2 / 6)
     rows = trade(
         ("a1.h0", "logits", "in", 0.1, 0.0, 0.1 / z * 0.99),  # just beyond its error
@@ -122,21 +140,109 @@ def test_an_edge_counts_beyond_error_and_bound() -> None:
         ("a0.h1", "a1.h0", "v", 9.0, 0.0, None),  # without an error nobody knows
         ("a0.h1", "a1.h1", "v", math.nan, 0.0, 0.1),
     )
-    found = counted(rows, bound)
-    assert found.columns == ["supplier", "buyer", "port", "flow", "se", "bound"]
-    assert found.select("supplier", "buyer", "port", "flow", "bound").rows() == [
-        ("a0.h0", "a1.h0", "k", 1.5, 1.0),
-        ("a0.h0", "a1.h1", "k", -1.5, 1.0),
-        ("a1.h0", "logits", "in", 0.1, 0.0),
+    found = counted(rows, BOUND)
+    assert found.columns == [
+        "supplier", "buyer", "port", "flow", "se", "bound", "effect", "effect_se", "effect_bound",
+        "admitted_by",
+    ]  # fmt: skip
+    assert found.select("supplier", "buyer", "port", "flow", "bound", "admitted_by").rows() == [
+        ("a0.h0", "a1.h0", "k", 1.5, 1.0, "flow"),
+        ("a0.h0", "a1.h1", "k", -1.5, 1.0, "flow"),
+        ("a1.h0", "logits", "in", 0.1, 0.0, "flow"),
     ]
-    assert counted(rows.reverse(), bound).equals(found)
+    assert found["effect"].is_null().all() and amount(found).to_list() == [1.5, -1.5, 0.1]
+    assert counted(rows.reverse(), BOUND).equals(found)
     assert counted(rows.clear(), {}).is_empty()
+
+
+def test_a_small_flow_through_a_quiet_port_does_not_count_where_larger_ones_do_not() -> None:
+    """Untrained models hardly use keys; a bound on keys alone would be next to nothing."""
+    untrained = pl.concat(
+        largest(trade(
+            ("a0.h0", "a1.h0", "k", 0.001 * size, 0.0, None),
+            ("a0.h0", "a1.h0", "v", 0.01 * size, 0.0, None),
+        )).with_columns(seed=pl.lit(seed))
+        for seed, size in enumerate((0.8, 1.0, 1.2, 0.9, 1.1))
+    )  # fmt: skip
+    rows = trade(
+        ("a0.h0", "a1.h0", "k", 0.009, 0.0, 1e-5), ("a0.h0", "a1.h0", "v", 0.011, 0.0, 1e-5)
+    )
+    assert counted(rows, bounds(untrained)).is_empty()
+    assert counted(rows.with_columns(pl.col("signal") * 3), bounds(untrained)).height == 2
+
+
+def test_an_exact_effect_admits_an_edge_that_flows_miss() -> None:
+    bound = BOUND | {"capital effect": 0.5, "final effect": 0.0}
+    z = NormalDist().inv_cdf(1 - 0.01 / 2 / (2 * 5))
+    rows = trade(
+        ("a0.h0", "a1.h0", "k", 0.01, 0.0, 0.001),
+        ("a0.h0", "a1.h1", "k", 2.0, 0.0, 0.9 / z),
+        ("a0.h1", "a1.h0", "k", 2.0, 0.0, 0.9 / z),
+        ("a0.h1", "a1.h1", "k", 0.4, 0.0, None),  # its effect has an error
+        ("a0.h2", "a1.h1", "k", 0.01, 0.0, 0.001),
+        ("a1.h0", "logits", "in", 0.0, 0.0, 0.001),
+    )
+    effects = exact(
+        ("a0.h0", "a1.h0", "k", 1.5, 1.0 / z * 0.99),
+        ("a0.h0", "a1.h1", "k", 1.5, 1.0 / z * 0.99),
+        ("a0.h1", "a1.h0", "k", 1.5, 1.0 / z * 1.01),
+        ("a0.h1", "a1.h1", "k", -1.5, 0.1 / z),
+        ("a0.h2", "a1.h1", "k", 0.49, 0.0),
+        ("embed", "a1.h1", "k", 9.0, 0.1),  # nobody sells the endowment
+    )
+    found = counted(rows, bound, effects)
+    assert found.select("supplier", "buyer", "flow", "effect", "admitted_by").rows() == [
+        ("a0.h0", "a1.h0", 0.01, 1.5, "effect"),
+        ("a0.h0", "a1.h1", 2.0, 1.5, "both"),
+        ("a0.h1", "a1.h0", 2.0, 1.5, "flow"),
+        ("a0.h1", "a1.h1", 0.4, -1.5, "effect"),
+    ]
+    assert found["effect_bound"].to_list() == [0.5] * 4
+    # What is traded is what was admitted.
+    assert amount(found).to_list() == [1.5, 2.0, 2.0, -1.5]
+    assert counted(rows, bound, effects.reverse()).equals(found)
+    with pytest.raises(ConfigurationError) as error:
+        counted(rows, BOUND, effects)
+    assert str(error.value) == (
+        "no untrained model says what capital effects may reach; there is: capital flow, final flow"
+    )
+
+
+def test_flows_and_effects_share_one_level() -> None:
+    some = [1.0, 2.0, 0.5, 1.5, 0.75]
+    alone = bounds(maxima({"capital flow": some}))
+    both = bounds(maxima({"capital flow": some, "capital effect": some}))
+    assert both["capital flow"] == both["capital effect"] > alone["capital flow"]
+
+
+def test_how_many_sequences_would_make_a_flow_count() -> None:
+    z = NormalDist().inv_cdf(1 - 0.01 / 2 / 3)
+    rows = trade(
+        ("a0.h0", "a1.h0", "k", 1.0, -3.0, 1.999 / z),  # twice the error it may have
+        ("a0.h0", "a1.h1", "k", 0.5, 0.0, 0.001),
+        ("a1.h0", "logits", "in", 1.0, 0.0, 1.499 / z),
+    )
+    assert shortfall(rows, BOUND, 100) == {
+        "supplier": "a0.h0", "buyer": "a1.h0", "port": "k", "flow": -2.0, "se": 1.999 / z,
+        "bound": 1.0, "needed": 400, "fewest": 225,
+    }  # fmt: skip
+    # With that many it does.
+    more = rows.with_columns(pl.col("se") / 2)
+    assert counted(rows.head(1), BOUND).is_empty()
+    assert "a0.h0" in counted(more, BOUND)["supplier"]
+    # Untrained models reach as much, or nobody knows the error: never.
+    never = shortfall(rows, BOUND | {"capital flow": 2.0}, 100)
+    assert never["needed"] is None and never["fewest"] == 225
+    unknown = shortfall(rows.with_columns(se=pl.lit(None, pl.Float64)), BOUND, 100)
+    assert unknown["flow"] == -2.0 and unknown["needed"] is unknown["fewest"] is None
+    none = shortfall(rows.clear(), BOUND, 100)
+    assert none["supplier"] is none["needed"] is none["fewest"] is None
 
 
 def test_sampling_error_alone_counts_no_edge() -> None:
     """Thousands of edges without a flow: in one table of a hundred one may count."""
     rng, edges = np.random.default_rng(1), planted.pairs()
-    bound = {edge_class(*edge): 0.0 for edge in edges}
+    bound = {edge_class(edge[1]): 0.0 for edge in edges}
     hits = sum(
         counted(planted.table(edges, 0.1 * rng.normal(size=len(edges)), 0.1), bound).height > 0
         for _ in range(100)
@@ -147,7 +253,7 @@ def test_sampling_error_alone_counts_no_edge() -> None:
 def test_edges_of_several_steps_or_baselines_are_refused() -> None:
     row = ("a0.h0", "a1.h0", "k", 1.0, 0.0, 0.1)
     with pytest.raises(ConfigurationError) as error:
-        counted(trade(row, row), {"head → head k": 0.0})
+        counted(trade(row, row), BOUND)
     assert str(error.value) == (
         "the flow a0.h0 a1.h0 k is there more than once: edges are counted at one step and under "
         "one baseline"
@@ -156,7 +262,7 @@ def test_edges_of_several_steps_or_baselines_are_refused() -> None:
 
 def test_a_class_without_a_bound_is_named() -> None:
     with pytest.raises(ConfigurationError) as error:
-        counted(trade(("a0.h0", "a1.h0", "k", 1.0, 0.0, 0.1)), {"head → head v": 1.0})
+        counted(trade(("a0.h0", "a1.h0", "k", 1.0, 0.0, 0.1)), {"final flow": 1.0})
     assert str(error.value) == (
-        "no untrained model says what edges 'head → head k' may reach; there is: head → head v"
+        "no untrained model says what capital flows may reach; there is: final flow"
     )

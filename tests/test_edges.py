@@ -329,3 +329,73 @@ def test_wrong_numbers_are_refused(largest: int, drawn: int, message: str) -> No
 
 def test_edges_come_with_income() -> None:
     assert [m.name for m in measures_of(["edges"])] == ["income", "edges"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "tl-attn-only"])
+def test_edges_from_embeddings_are_those_of_a_copy_per_reader(name: str) -> None:
+    """Every edge from ``embed`` and ``pos``, to every kind of reader, under every baseline."""
+    context = with_flows(context_of(zoo.case_named(name)))
+    plain = EDGES.run(context, EdgeSettings(3, 2))
+    found = EDGES.run(context, EdgeSettings(3, 2, embeddings=True))
+    config = context.model.config
+    names = ["embed"] if config.rotary is not None else ["embed", "pos"]
+    ports = list(dict.fromkeys(port for _, port in pairs(Dialled(context.model))))
+    ports = [Port(f"a0.h{h}", p) for h in range(config.n_heads) for p in "qkv"] + [
+        p for p in ports if not p.buyer.startswith("a0.") and not p.port.endswith("_scale")
+    ]
+    ports += [] if config.d_mlp is None or Port("m0", "in") in ports else [Port("m0", "in")]
+    rows = found["edges"].filter(pl.col("chosen") == "embedding")
+    keys = ["supplier", "buyer", "port", "baseline"]
+    wanted = {(s, p.buyer, p.port, b) for s in names for p in ports for b in BASELINES}
+    assert set(rows.select(keys).rows()) == wanted and rows.height == len(wanted)
+    assert rows["flow"].is_null().all()
+    # What flows rank, and what that says of the rest, stays as it was.
+    assert found["edges"].filter(pl.col("chosen") != "embedding").equals(plain["edges"])
+    assert found["edge_sampling"].equals(plain["edge_sampling"])
+    assert set(found["direct"]["component"]) == {*plain["direct"]["component"], *names}
+    targets = context.evaluation.targets
+    clean, largest = slow_losses(context, {}), 0.0
+    generator = np.random.default_rng(1)
+    for at in generator.permutation(rows.height)[:12]:
+        row = rows.row(int(at), named=True)
+        change = changes(context, row["supplier"], row["baseline"])
+        nudges = dict.fromkeys(ports_of(context, Port(row["buyer"], row["port"])), change)
+        sums = slow_losses(context, nudges) - clean
+        mean, se = (float(x) for x in ratio_estimate(sums, (targets >= 0).sum(1)))
+        assert row["effect"] == pytest.approx(mean, abs=1e-9), row
+        assert row["se"] == pytest.approx(se, abs=1e-9), row
+        largest = max(largest, abs(mean))
+    assert largest > 1e-3
+
+
+def test_direct_and_mediated_of_an_embedding_add_to_its_value() -> None:
+    context = with_flows(context_of(zoo.case_named("gpt2"), ("zero", "mean")))
+    direct = EDGES.run(context, EdgeSettings(0, 0, embeddings=True))["direct"]
+    values = VALUE.run(context, ValueSettings(placebo_draws=0, embeddings=True))["value"]
+    joined = direct.join(values, on=["component", "baseline"])
+    assert {"embed", "pos"} < set(joined["component"]) and joined.height == direct.height
+    total = joined["direct"] + joined["mediated"] + joined["interaction"]
+    assert (total - joined["value"]).abs().max() < 1e-12  # type: ignore[operator]
+    assert direct.filter(pl.col("component") == "embed")["mediated"].abs().min() > 1e-4  # type: ignore[operator]
+
+
+def test_halves_of_an_effect_are_those_of_every_other_document() -> None:
+    context = with_flows(context_of(zoo.case_named("gpt2"), ("zero",)))
+    rows = EDGES.run(context, EdgeSettings(6, 0))["edges"]
+    evaluation = context.evaluation
+    for which, name in enumerate(("first_half", "second_half")):
+        half = Evaluation(
+            evaluation.tokens[which::2], evaluation.targets[which::2], evaluation.reference
+        )
+        alone = replace(context, evaluation=half)
+        wanted = EDGES.run(alone, EdgeSettings(6, 0))["edges"]
+        assert rows[name].to_list() == pytest.approx(wanted["effect"].to_list(), abs=1e-12)
+    # Windows of one document are in one half.
+    clusters = torch.tensor([0, 0, 1, 1, 1])
+    together = Evaluation(
+        evaluation.tokens, evaluation.targets, evaluation.reference, clusters=clusters
+    )
+    found = EDGES.run(replace(context, evaluation=together), EdgeSettings(6, 0))["edges"]
+    part = Evaluation(evaluation.tokens[:2], evaluation.targets[:2], evaluation.reference)
+    wanted = EDGES.run(replace(context, evaluation=part), EdgeSettings(6, 0))["edges"]
+    assert found["first_half"].to_list() == pytest.approx(wanted["effect"].to_list(), abs=1e-12)

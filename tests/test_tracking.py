@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from circuit_econ.errors import ConfigurationError
-from circuit_econ.graph.tracking import Event, events_by_threshold, lineages, track
+from circuit_econ.graph.lineages import lineages
+from circuit_econ.graph.tracking import Event, events_by_threshold, track
 from circuit_econ.tables import TABLES, make_table
 
 Here = Mapping[str, str]
@@ -42,13 +43,16 @@ Edge = tuple[int, str, str, str, float, str | None]
 def counted(*rows: Edge) -> pl.DataFrame:
     names = ("step", "supplier", "buyer", "port", "flow", "circuit")
     columns = {name: [row[at] for row in rows] for at, name in enumerate(names)}
-    return make_table("counted", {**columns, "se": [0.0] * len(rows), "bound": [0.0] * len(rows)})
+    same = {"se": 0.0, "bound": 0.0, "admitted_by": "flow"}
+    same |= dict.fromkeys(("effect", "effect_se", "effect_bound"))
+    return make_table("counted", {**columns, **{name: [x] * len(rows) for name, x in same.items()}})
 
 
 def told(
     history: Mapping[int, Here], *rows: Edge, threshold: float = 0.5
 ) -> list[tuple[int, str, str | None, str | None, float | None]]:
-    return track(circuits(history), counted(*rows), list(history), threshold).rows()
+    found = track(circuits(history), counted(*rows), list(history), threshold)
+    return found.select("step", "event", "circuit", "parent", "overlap").rows()
 
 
 def test_births_continuations_and_deaths() -> None:
@@ -77,7 +81,7 @@ def test_other_goods_are_a_conversion_and_begin_another_lineage() -> None:
     found = track(circuits(history), counted(*rows), list(history))
     # Of the cosines with the first step, 0.2 / √(0.2² + 0.8²) alone is below one half.
     assert [row[1] for row in found.rows()] == ["birth", *["continuation"] * 3, "conversion"]
-    assert found.row(4) == (4, "conversion", "c1", "c1", 1.0)
+    assert found.row(4)[:5] == (4, "conversion", "c1", "c1", 1.0)
     names = lineages(circuits(history), found)["lineage"].to_list()
     assert names == ["L1"] * 4 + ["L2"]
     # A founder is compared with, not the step before; from the conversion on it is the new one.
@@ -156,7 +160,7 @@ def placed(places: Mapping[int, Mapping[str, int]]) -> pl.DataFrame:
 def test_the_same_function_in_other_layers_is_a_relocation() -> None:
     where = placed({1: {"c1": 0}, 2: {"c1": 3}})
     rows = counted(*function(1, 0, "c1"), *function(2, 3, "c1", size=1.9))
-    assert track(where, rows, [1, 2]).rows()[1:] == [(2, "relocation", "c1", "c1", 0.0)]
+    assert track(where, rows, [1, 2]).row(1)[:5] == (2, "relocation", "c1", "c1", 0.0)
     # Not where nothing was in between.
     far = placed({1: {"c1": 0}, 3: {"c1": 3}})
     rows = counted(*function(1, 0, "c1"), *function(3, 3, "c1"))
@@ -267,3 +271,75 @@ def test_circuits_of_unknown_steps_are_refused() -> None:
     assert str(error.value) == (
         "there are circuits at step 3, which is not among the steps to track: 1, 5"
     )
+
+
+def worth(history: Mapping[int, float], se: float | None = 0.01) -> pl.DataFrame:
+    """Joint values of ``c1``."""
+    columns = {
+        "step": list(history), "circuit": ["c1"] * len(history),
+        "baseline": ["mean"] * len(history), "value": list(history.values()),
+        "se": [se] * len(history),
+    }  # fmt: skip
+    columns |= {name: [0.0] * len(history) for name in ("singles", "redundancy", "redundancy_se")}
+    return make_table("circuit_values", columns)
+
+
+def resized(values: Mapping[int, float], se: float | None = 0.01, factor: float = 2.0) -> list[str]:
+    where = circuits({step: {"c1": "ab"} for step in values})
+    found = track(where, counted(), list(values), values=worth(values, se), factor=factor)
+    # A circuit that shrinks or grows is the same one.
+    assert lineages(where, found)["lineage"].unique().to_list() == ["L1"]
+    return found["event"].to_list()
+
+
+def test_a_circuit_that_loses_its_value_declines() -> None:
+    assert resized({1: 5.0, 2: 4.9, 3: 0.1}) == ["birth", "continuation", "decline"]
+    assert resized({1: 0.5, 2: 0.6, 3: 1.1}) == ["birth", "continuation", "growth"]
+    # Little by little: against its birth, then against the value at which it last declined.
+    slowly = {1: 1.0, 2: 0.7, 3: 0.45, 4: 0.3, 5: 0.2}
+    told = ["birth", "continuation", "decline", "continuation", "decline"]
+    assert resized(slowly) == told
+    found = track(circuits({s: {"c1": "ab"} for s in slowly}), counted(), list(slowly),
+                  values=worth(slowly))  # fmt: skip
+    names = ["baseline", "value", "se", "parent_value", "parent_se", "since"]
+    assert found.select(names).row(2) == ("mean", 0.45, 0.01, 0.7, 0.01, 1)
+    assert found.select(names).row(4) == ("mean", 0.2, 0.01, 0.3, 0.01, 3)
+    assert found.select(names).row(0) == ("mean", 1.0, 0.01, None, None, None)
+    assert resized(slowly, factor=4.0) == ["birth", *["continuation"] * 3, "decline"]
+
+
+def test_what_is_within_its_errors_goes_on() -> None:
+    # The difference is 0.6 and its error √2 · 0.2.
+    assert resized({1: 1.0, 2: 0.4}, se=0.2) == ["birth", "continuation"]
+    assert resized({1: 1.0, 2: 0.4}, se=0.14) == ["birth", "decline"]
+    assert resized({1: 1.0, 2: 0.01}, se=None) == ["birth", "continuation"]
+    # What is worth nothing can grow, and has nothing to lose.
+    assert resized({1: -0.5, 2: 0.5, 3: -0.5, 4: -1.5}) == [
+        "birth", "growth", "decline", "continuation",
+    ]  # fmt: skip
+
+
+def test_values_stand_on_every_event_and_size_begins_anew_where_members_change() -> None:
+    history = {1: {"c1": "abcd"}, 2: {"c1": "ab", "c2": "cd"}, 3: {"c1": "ab"}}
+    values = pl.concat([worth({1: 4.0, 2: 1.0, 3: 0.9}), worth({2: 2.0}).with_columns(
+        circuit=pl.lit("c2"))])  # fmt: skip
+    found = track(circuits(history), counted(), [1, 2, 3], values=values)
+    assert found.select("step", "event", "value", "parent_value").rows() == [
+        (1, "birth", 4.0, None),
+        (2, "split", 1.0, 4.0),
+        (2, "split", 2.0, 4.0),
+        (3, "continuation", 0.9, 1.0),
+        (3, "death", None, 2.0),
+    ]
+
+
+def test_values_of_several_baselines_and_factors_that_are_none_are_refused() -> None:
+    values = worth({1: 1.0})
+    both = pl.concat([values, values.with_columns(baseline=pl.lit("zero"))])
+    for wrong, message in (
+        ({"values": both}, "values to track must be those of one baseline, not of mean, zero"),
+        ({"factor": 1.0}, "factor must be above 1, not 1.0"),
+    ):
+        with pytest.raises(ConfigurationError) as error:
+            track(circuits({1: {"c1": "ab"}}), counted(), [1], **wrong)  # type: ignore[arg-type]
+        assert str(error.value) == message

@@ -74,7 +74,9 @@ def trading(
             row = {"step": step, "tokens_seen": 512 * step, **dict(zip(names, head, strict=True))}
             writer.write("checkpoints", make_table("checkpoints", row), step)
             found = {
-                "edges": [("a0.h0", "a1.h0", "k", b, 0.6, 0.02, 0.75, "flow") for b in baselines],
+                "edges": [
+                    ("a0.h0", "a1.h0", "k", b, 0.6, 0.02, 0.5, 0.7, 0.75, "flow") for b in baselines
+                ],
                 "composition": [("a0.h0", "a1.h0", "k", 0.4), ("embed", "a0.h0", "q", 0.1)],
                 "value": [
                     ("a0.h0", "mean", 2.0, 0.5, 8, None, None, 8, None, None, "fixed"),
@@ -99,8 +101,8 @@ def trading(
                 ],
                 "direct": [("a0.h0", b, 0.2, 0.5, 0.1, 0.01, 0.02, 0.03) for b in baselines],
                 "counted": [
-                    ("a0.h0", "a1.h0", "k", 0.75, 0.01, 0.125, "c1"),
-                    ("a1.h0", "logits", "in", 1.0, 0.01, 0.125, None),
+                    ("a0.h0", "a1.h0", "k", 0.75, 0.01, 0.125, 0.6, 0.02, 0.1, "both", "c1"),
+                    ("a1.h0", "logits", "in", 1.0, 0.01, 0.125, *[None] * 3, "flow", None),
                 ],
                 "circuits": [("c1", "r1", "a0.h0", 0.5), ("c1", "r2", "a1.h0", 1.0)],
             }  # fmt: skip

@@ -16,7 +16,10 @@ from circuit_econ.tables import SCHEMA_VERSION, TABLES, component_key, make_tabl
 STEPS = (0, 10, 100, 1000)
 INCOME = ("income", "income_stages", "income_gap", "flows")
 EDGES = ("direct", "edges", "edge_sampling")
-CIRCUITS = ("counted", "circuits", "circuit_values", "circuit_agreement", "circuit_events")
+CIRCUITS = (
+    "counted", "counting", "circuits", "circuit_values", "circuit_agreement", "circuit_events",
+)  # fmt: skip
+NO_EFFECT = (None, None, None, "flow")
 ALL = ("value", *INCOME, *EDGES, *CIRCUITS)
 # Circuit, role, component at each step; c1 of step 100 comes out of c0.
 MEMBERS: Mapping[int, Sequence[tuple[str, str, str]]] = {
@@ -28,11 +31,11 @@ MEMBERS: Mapping[int, Sequence[tuple[str, str, str]]] = {
     1000: [("c0", "r0", "a0.h0"), ("c0", "r1", "a1.h0")],
 }  # fmt: skip
 EVENTS = [
-    (10, "birth", "c0", None, None),
-    (100, "split", "c0", "c0", 1.0),
-    (100, "split", "c1", "c0", 0.5),
-    (1000, "continuation", "c0", "c0", 1.0),
-    (1000, "death", None, "c1", None),
+    (10, "birth", "c0", None, None, "mean", 0.125, 0.01, None, None, None),
+    (100, "split", "c0", "c0", 1.0, "mean", 0.38, 0.01, 0.125, 0.01, None),
+    (100, "split", "c1", "c0", 0.5, "mean", 1.15, 0.01, 0.125, 0.01, None),
+    (1000, "continuation", "c0", "c0", 1.0, "mean", 0.49, 0.01, 0.38, 0.01, None),
+    (1000, "death", None, "c1", None, "mean", None, None, 1.15, 0.01, None),
 ]
 Edge = tuple[str, str, str]
 
@@ -145,7 +148,7 @@ def _trade(
     found["income_gap"].append((baseline, 16, product, 0.0012, 0.0034, lost, 6.0))
     order = sorted(range(len(every)), key=lambda i: -abs(sum(amounts[i])))
     chosen = [(i, "flow") for i in order[:10]] + [(i, "drawn") for i in order[10::7][:10]]
-    effects = [(*every[i], baseline, 1.1 * sum(amounts[i]), 0.002, sum(amounts[i]), why)
+    effects = [(*every[i], baseline, 1.1 * sum(amounts[i]), 0.002, *[sum(amounts[i])] * 3, why)
                for i, why in chosen]  # fmt: skip
     found["edges"] += effects
     found["edge_sampling"].append(
@@ -166,9 +169,11 @@ def _circuits(
     for edge, amount in zip(every, amounts, strict=True):
         supplier, buyer, port = edge
         if port == "k" and supplier in belongs and belongs.get(buyer) == belongs[supplier]:
-            found["counted"].append((*edge, sum(amount), 0.001, 0.0005, belongs[supplier]))
+            found["counted"].append(
+                (*edge, sum(amount), 0.001, 0.0005, *NO_EFFECT, belongs[supplier])
+            )
         elif port == "in" and supplier in belongs:
-            found["counted"].append((*edge, sum(amount), 0.001, 0.0005, None))
+            found["counted"].append((*edge, sum(amount), 0.001, 0.0005, *NO_EFFECT, None))
     found["circuits"] = [(*member, 0.8) for member in members]
     circuits = sorted(set(belongs.values()))
     grown = step / (step + 30)
@@ -179,4 +184,7 @@ def _circuits(
     ]
     half = 1 if circuits else 0
     found["circuit_agreement"] = [(len(circuits), half, half, 2 * half, 0.75 if half else None)]
+    found["counting"] = [
+        ("mean", 64, len(found["counted"]), 0, *every[0], 0.01, 0.002, 0.0005, 2000, None)
+    ]
     found["circuit_events"] = [event[1:] for event in EVENTS if event[0] == step]

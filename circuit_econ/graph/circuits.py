@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import networkx as nx
 import polars as pl
 
-from circuit_econ.graph.counting import edge_key
+from circuit_econ.graph.counting import amount, edge_key
 from circuit_econ.graph.roles import find_roles
 from circuit_econ.tables import Kind, component_key
 
@@ -98,7 +98,9 @@ def find_circuits(counted: pl.DataFrame, alike: float = 0.6, seed: int = 0) -> C
     what is tried again, and what it splits too far grows together.
 
     Args:
-        counted: Edges that count at one step: ``supplier``, ``buyer``, ``port``, ``flow``.
+        counted: Edges that count at one step: ``supplier``, ``buyer``, ``port``, ``flow``, and
+            where effects admitted some ``effect`` and ``admitted_by``
+            (:func:`~circuit_econ.graph.counting.amount`).
         alike: How alike components must trade to share a role.
         seed: Of the search for parts. The same seed gives the same circuits, whatever the order of
             the rows.
@@ -148,7 +150,7 @@ def natural(name: str) -> tuple[int, str]:
 
 def _between_components(counted: pl.DataFrame) -> list[tuple[str, str, float]]:
     """Supplier, buyer and size of every edge between components, in reading order."""
-    rows = counted.select("supplier", "buyer", "port", "flow").rows()
+    rows = counted.select("supplier", "buyer", "port", amount(counted)).rows()
     rows.sort(key=lambda row: edge_key(row[:3]))
     return [(row[0], row[1], abs(row[3])) for row in rows if row[1] != Kind.LOGITS]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from functools import cache
 from math import exp
 from statistics import NormalDist
@@ -14,7 +15,18 @@ import polars as pl
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.tables import Kind, component_key
 
-__all__ = ["bounds", "counted", "edge_class", "edge_key", "kind_of", "largest_flows"]
+__all__ = [
+    "Admitted",
+    "Quantity",
+    "amount",
+    "bounds",
+    "counted",
+    "edge_class",
+    "edge_key",
+    "kind_of",
+    "largest",
+    "shortfall",
+]
 
 LEVEL: Final = 0.01
 """Chance that anything at all counts by accident: over classes of edges, and over edges."""
@@ -27,6 +39,22 @@ _BATCHES: Final = 20
 
 _EDGE: Final = ("supplier", "buyer", "port")
 _FLOW = pl.col("signal") + pl.col("crowding")
+_EXACT: Final = ("effect", "effect_se", "effect_bound")
+
+
+class Quantity(StrEnum):
+    """What is asked of an edge."""
+
+    FLOW = "flow"
+    EFFECT = "effect"
+
+
+class Admitted(StrEnum):
+    """What an edge counts for."""
+
+    FLOW = "flow"
+    EFFECT = "effect"
+    BOTH = "both"
 
 
 @cache
@@ -47,9 +75,14 @@ def kind_of(component: str) -> Kind:
     return Kind.MLP if place else Kind.HEAD
 
 
-def edge_class(supplier: str, buyer: str, port: str) -> str:
-    """The class of an edge: kinds of supplier and buyer, and port; ``head → head k``."""
-    return f"{kind_of(supplier)} → {kind_of(buyer)} {port}"
+def edge_class(buyer: str, quantity: Quantity = Quantity.FLOW) -> str:
+    """What an edge is compared with in untrained models: ``capital flow`` or the like.
+
+    Final goods are sold to the logits, capital goods to components. Kinds and ports are not told
+    apart: untrained models hardly use keys, and bounds of their own would let a small flow to keys
+    count where larger ones to values do not.
+    """
+    return f"{'final' if kind_of(buyer) is Kind.LOGITS else 'capital'} {quantity}"
 
 
 def edge_key(edge: Sequence[str]) -> tuple[Any, ...]:
@@ -58,18 +91,20 @@ def edge_key(edge: Sequence[str]) -> tuple[Any, ...]:
     return (component_key(supplier), component_key(buyer), port)
 
 
-def largest_flows(flows: pl.DataFrame) -> pl.DataFrame:
-    """The largest absolute flow of every class of edges in one model.
+def largest(edges: pl.DataFrame, quantity: Quantity = Quantity.FLOW) -> pl.DataFrame:
+    """The largest absolute flow, or effect, of capital and of final goods in one model.
 
     Args:
-        flows: Columns ``supplier``, ``buyer``, ``port``, ``signal``, ``crowding`` of one model
-            under one baseline.
+        edges: Columns ``supplier``, ``buyer``, ``port``, and ``signal`` and ``crowding``, or
+            ``effect``, of one model under one baseline.
+        quantity: Which of both.
 
     Returns:
         Columns ``class`` and ``largest`` (nats per scored position), sorted by class.
     """
-    sizes = flows.select(
-        pl.Series("class", _classes(flows), pl.String), _FLOW.abs().alias("largest")
+    amount = _FLOW if quantity is Quantity.FLOW else pl.col("effect")
+    sizes = edges.select(
+        pl.Series("class", _classes(edges, quantity), pl.String), amount.abs().alias("largest")
     )
     # A NaN must not go unnoticed among numbers.
     return sizes.group_by("class").agg(pl.col("largest").nan_max()).sort("class")
@@ -89,7 +124,8 @@ def bounds(largest: pl.DataFrame) -> dict[str, float]:
     bound 0.
 
     Args:
-        largest: Columns ``seed``, ``class``, ``largest``: :func:`largest_flows` of several models.
+        largest: Columns ``seed``, ``class``, ``largest``: :func:`largest` of several models; flows
+            and effects of the same models, one below the other, share the level.
 
     Returns:
         Nats per scored position, by class.
@@ -103,7 +139,7 @@ def bounds(largest: pl.DataFrame) -> dict[str, float]:
     for name, sizes in maxima.items():
         if not np.isfinite(sizes).all():
             raise ConfigurationError(
-                f"the flows of an untrained model are not finite ({name}): there is no bound on "
+                f"an untrained model is not finite ({name}): there is no bound on "
                 "what untrained models reach; measure in float64, or initialise with less"
             )
         if len(sizes) < LEAST:
@@ -121,48 +157,134 @@ def bounds(largest: pl.DataFrame) -> dict[str, float]:
     return found
 
 
-def counted(flows: pl.DataFrame, bounds: Mapping[str, float]) -> pl.DataFrame:
+def counted(
+    flows: pl.DataFrame, bounds: Mapping[str, float], effects: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """The edges that count.
 
     An edge counts when |flow| − z·se exceeds the bound of its class, where z is the normal quantile
     at which in one case of a hundred any edge at all would exceed a bound (or 0) by sampling error
     alone: family-wise over the edges (Bonferroni, both signs), for there are thousands of them.
     That holds whatever their dependence, which is strong: they share sequences and suppliers.
-    An edge without a standard error cannot count.
+    A flow without a standard error cannot count.
+
+    Where exact effects were measured an edge also counts when |effect| − z·se exceeds the bound on
+    effects. A half-dialled model may answer nonsense, so that an edge without which the whole model
+    fails earns little on the way; its effect tells. z is then that of twice as many edges: effects
+    are measured where flows are large, so all of them might have been.
 
     Args:
         flows: Rows of table ``flows`` of one step and one baseline.
         bounds: By class of edges (:func:`bounds`).
+        effects: Rows of table ``edges`` of the same. Edges without a flow, which are those from
+            embeddings, are passed over: embeddings are the endowment.
 
     Returns:
         Columns ``supplier``, ``buyer``, ``port``, ``flow`` (signal + crowding), ``se``, ``bound``,
-        in the order of the forward pass whatever the order of the flows.
+        ``effect``, ``effect_se``, ``effect_bound`` (null where not measured), ``admitted_by``
+        (:class:`Admitted`), in the order of the forward pass whatever the order of the rows.
 
     Raises:
         ConfigurationError: If an edge is there twice, or there is no bound for its class.
     """
-    twice = flows.filter(flows.select(_EDGE).is_duplicated())
-    if twice.height:
-        raise ConfigurationError(
-            f"the flow {' '.join(twice.select(_EDGE).row(0))} is there more than once: edges are "
-            "counted at one step and under one baseline"
-        )
-    known = flows.select(*_EDGE, flow=_FLOW, se=pl.col("se").cast(pl.Float64)).filter(
-        pl.col("flow").is_finite() & pl.col("se").is_finite()
+    tested = _tested(flows, bounds, effects)
+    flow, effect = (_beyond(*names) for names in (("flow", "se", "bound"), _EXACT))
+    admitted = (
+        pl.when(flow & effect)
+        .then(pl.lit(Admitted.BOTH.value))
+        .when(flow)
+        .then(pl.lit(Admitted.FLOW.value))
+        .when(effect)
+        .then(pl.lit(Admitted.EFFECT.value))
     )
-    classes = _classes(known)
+    kept = tested.with_columns(admitted_by=admitted).filter(pl.col("admitted_by").is_not_null())
+    edges = kept.select(_EDGE).rows()
+    return kept[sorted(range(len(edges)), key=lambda at: edge_key(edges[at]))].drop("z")
+
+
+def amount(edges: pl.DataFrame) -> pl.Series:
+    """What passes over each counted edge, in nats: its flow, or the effect if it alone counts."""
+    if "admitted_by" not in edges.columns:
+        return edges["flow"]
+    exact = pl.col("admitted_by") == Admitted.EFFECT
+    return edges.select(pl.when(exact).then("effect").otherwise("flow").alias("amount")).to_series()
+
+
+def shortfall(
+    flows: pl.DataFrame,
+    bounds: Mapping[str, float],
+    sequences: int,
+    effects: pl.DataFrame | None = None,
+) -> dict[str, Any]:
+    """How far the largest flow is from counting, and how many sequences would make it count.
+
+    Its standard error is taken to shrink with the root of their number; its size, and what
+    untrained models reach, to stay.
+
+    Args:
+        flows: As for :func:`counted`.
+        bounds: As for :func:`counted`.
+        sequences: How many sequences the flows were measured on.
+        effects: As for :func:`counted`; that there are any raises z.
+
+    Returns:
+        ``supplier``, ``buyer``, ``port``, ``flow``, ``se``, ``bound`` of the largest flow;
+        ``needed``, sequences that would make it count, and ``fewest``, those that would make any
+        flow count. None is never: untrained models reach as much, or nobody knows the error.
+    """
+    tested = _tested(flows, bounds, effects)
+    beyond = pl.col("flow").abs() - pl.col("bound")
+    errors = pl.col("z") * pl.col("se")
+    needed = pl.when((beyond > 0) & errors.is_finite()).then(
+        (sequences * (errors / beyond) ** 2).ceil().clip(1).cast(pl.Int64, strict=False)
+    )
+    rows = tested.with_columns(needed=needed).sort(pl.col("flow").abs(), descending=True)
+    names = (*_EDGE, "flow", "se", "bound", "needed")
+    first = rows.select(names).row(0, named=True) if rows.height else dict.fromkeys(names)
+    return {**first, "fewest": rows["needed"].min()}
+
+
+def _tested(
+    flows: pl.DataFrame, bounds: Mapping[str, float], effects: pl.DataFrame | None
+) -> pl.DataFrame:
+    """Flows, and effects, with what they must exceed: a bound beyond z standard errors."""
+    for what, rows in (("flow", flows), ("effect", effects)):
+        if rows is not None and (twice := rows.filter(rows.select(_EDGE).is_duplicated())).height:
+            raise ConfigurationError(
+                f"the {what} {' '.join(twice.select(_EDGE).row(0))} is there more than once: edges "
+                "are counted at one step and under one baseline"
+            )
+    known = flows.select(*_EDGE, flow=_FLOW, se=pl.col("se").cast(pl.Float64)).filter(
+        pl.col("flow").is_finite()
+    )
+    found = known.with_columns(_bounds(known, bounds, Quantity.FLOW).alias("bound"))
+    tests = int(known["se"].is_finite().sum())
+    if effects is None:
+        found = found.with_columns(**dict.fromkeys(_EXACT, pl.lit(None, pl.Float64)))
+    else:
+        tests *= 2
+        exact = effects.select(*_EDGE, "effect", effect_se="se").join(
+            known, on=list(_EDGE), how="semi"
+        )
+        bound = _bounds(exact, bounds, Quantity.EFFECT).alias("effect_bound")
+        found = found.join(exact.with_columns(bound), on=list(_EDGE), how="left")
+    z = -NormalDist().inv_cdf(LEVEL / 2 / max(tests, 1))
+    return found.with_columns(z=pl.lit(z, pl.Float64))
+
+
+def _beyond(size: str, se: str, bound: str) -> pl.Expr:
+    certain = pl.col(size).abs() - pl.col("z") * pl.col(se)
+    return (certain.is_finite() & (certain > pl.col(bound))).fill_null(value=False)
+
+
+def _bounds(edges: pl.DataFrame, bounds: Mapping[str, float], quantity: Quantity) -> pl.Series:
+    classes = _classes(edges, quantity)
     if missing := sorted(set(classes).difference(bounds)):
         raise ConfigurationError(
-            f"no untrained model says what edges {missing[0]!r} may reach; there is: "
+            f"no untrained model says what {missing[0]}s may reach; there is: "
             f"{', '.join(sorted(bounds)) or 'nothing'}"
         )
-    z = -NormalDist().inv_cdf(LEVEL / 2 / max(known.height, 1))
-    reach = pl.Series("bound", [bounds[name] for name in classes], pl.Float64)
-    kept = known.with_columns(reach).filter(
-        pl.col("flow").abs() - z * pl.col("se") > pl.col("bound")
-    )
-    edges = kept.select(_EDGE).rows()
-    return kept[sorted(range(len(edges)), key=lambda at: edge_key(edges[at]))]
+    return pl.Series([bounds[name] for name in classes], dtype=pl.Float64)
 
 
 @cache
@@ -178,7 +300,8 @@ def _further(count: int, level: float) -> float:
     return float(np.quantile(np.concatenate(ratios), 1 - level))
 
 
-def _classes(flows: pl.DataFrame) -> list[str]:
-    ends = flows.select("supplier", "buyer").unique().rows()
-    known = {(supplier, buyer): edge_class(supplier, buyer, "") for supplier, buyer in ends}
-    return [known[edge[:2]] + edge[2] for edge in flows.select(_EDGE).iter_rows()]
+def _classes(edges: pl.DataFrame, quantity: Quantity) -> list[str]:
+    for supplier in edges["supplier"].unique():
+        kind_of(supplier)
+    known = {buyer: edge_class(buyer, quantity) for buyer in edges["buyer"].unique()}
+    return [known[buyer] for buyer in edges["buyer"]]

@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist, squareform
 
 from circuit_econ.errors import ConfigurationError
-from circuit_econ.graph.counting import edge_key
+from circuit_econ.graph.counting import amount, edge_key
 from circuit_econ.tables import Kind, component_key, set_name
 
 __all__ = ["find_roles", "role_name"]
@@ -43,7 +43,7 @@ def find_roles(counted: pl.DataFrame, alike: float = 0.6) -> dict[str, str]:
     whom is what roles are to tell apart.
 
     Args:
-        counted: Edges that count: ``supplier``, ``buyer``, ``port``, ``flow``.
+        counted: Edges that count, as for :func:`~circuit_econ.graph.circuits.find_circuits`.
         alike: From which likeness on two components share a role; above 0, at most 1.
 
     Returns:
@@ -56,7 +56,7 @@ def find_roles(counted: pl.DataFrame, alike: float = 0.6) -> dict[str, str]:
     if not 0 < alike <= 1:
         raise ConfigurationError(f"alike must be above 0 and at most 1, not {alike}")
     edges = sorted(
-        counted.select("supplier", "buyer", "port", "flow").iter_rows(),
+        counted.select("supplier", "buyer", "port", amount(counted)).iter_rows(),
         key=lambda edge: edge_key(edge[:3]),
     )
     trading = {end for edge in edges if edge[1] != Kind.LOGITS for end in edge[:2]}

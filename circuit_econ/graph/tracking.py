@@ -1,4 +1,4 @@
-"""Circuits over checkpoints: births, deaths, splits, mergers, moves, and lasting names."""
+"""Circuits over checkpoints: births, deaths, splits, mergers, moves, growth and decline."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from math import hypot
-from typing import Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import polars as pl
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.graph.circuits import natural
-from circuit_econ.graph.counting import kind_of
-from circuit_econ.tables import Kind, make_table
+from circuit_econ.graph.counting import amount, kind_of
+from circuit_econ.graph.lineages import heirs_of, members_by_step
+from circuit_econ.tables import TABLES, Kind, make_table
 
-__all__ = ["Event", "events_by_threshold", "lineages", "track"]
+__all__ = ["Event", "events_by_threshold", "track"]
 
 SAME_FUNCTION: Final = 0.9
 """Cosine of two circuits' functions from which on one may be the other, moved."""
@@ -27,6 +28,10 @@ SAME_GOODS: Final = 0.5
 
 COMPARABLE: Final = 0.5
 """Trade inside of the smaller one, as a share of the larger one's, for the same."""
+
+
+CERTAIN: Final = 3.0
+"""Standard errors of the difference by which a joint value must have moved to grow or decline."""
 
 
 class Event(StrEnum):
@@ -39,6 +44,8 @@ class Event(StrEnum):
     MERGER = "merger"
     RELOCATION = "relocation"
     CONVERSION = "conversion"
+    GROWTH = "growth"
+    DECLINE = "decline"
 
 
 def track(
@@ -46,6 +53,8 @@ def track(
     counted: pl.DataFrame,
     steps: Sequence[int],
     threshold: float = 0.5,
+    values: pl.DataFrame | None = None,
+    factor: float = 2.0,
 ) -> pl.DataFrame:
     """What happened to circuits from each measured step to the next.
 
@@ -57,6 +66,11 @@ def track(
       those of the circuit that the lineage began with is below 0.5. The same members then form
       another circuit, and another lineage begins. (Not with those of the step before: what changes
       slowly changes, too.)
+    - ``growth``, ``decline``: likewise, but its joint value is at least ``factor`` times what it
+      was, or at most one ``factor``-th of it, and has moved by more than three standard errors of
+      the difference. What it was is its value when it was born, converted, moved, split or merged,
+      or since then last grew or declined: what shrinks slowly shrinks, too. What was worth nothing
+      can grow; it has nothing to lose.
     - ``split``: the parent has several links, the circuit has this one; one row for each part;
     - ``merger``: the circuit has several links, whatever its parents have; one row for each parent.
 
@@ -73,90 +87,59 @@ def track(
         counted: Table ``counted`` of all steps.
         steps: All steps at which circuits were looked for, also where there were none.
         threshold: Overlap that makes a link; above 0, at most 1.
+        values: Rows of table ``circuit_values`` of all steps under one baseline. Without them
+            nothing grows or declines.
+        factor: From which factor on a circuit grows or declines; above 1.
 
     Returns:
         Table ``circuit_events``, by step, then circuit, then parent, deaths last. ``overlap`` is
-        null for births and deaths.
+        null for births and deaths, ``since`` for all but growth and decline.
 
     Raises:
-        ConfigurationError: If the threshold is out of range, or there are circuits at a step that
-            is not among the steps.
+        ConfigurationError: If threshold or factor is out of range, there are circuits at a step
+            that is not among the steps, or values under several baselines.
     """
     if not 0 < threshold <= 1:
         raise ConfigurationError(f"threshold must be above 0 and at most 1, not {threshold}")
+    if not factor > 1:
+        raise ConfigurationError(f"factor must be above 1, not {factor}")
     known = _known(circuits, counted)
     if strange := sorted(set(known).difference(steps)):
         raise ConfigurationError(
             f"there are circuits at step {strange[0]}, which is not among the steps to track: "
             f"{', '.join(map(str, sorted(set(steps)))) or 'none'}"
         )
-    rows: list[tuple[int, Event, str | None, str | None, float | None]] = []
+    sizes, baseline = _sizes(values)
+    rows: list[tuple[Any, ...]] = []
     ordered = sorted(set(steps))
-    for step in ordered[:1]:
-        rows += [(step, Event.BIRTH, name, None, None) for name in known.get(step, {})]
-    founders = dict(known.get(ordered[0], {})) if ordered else {}
-    for before, step in pairwise(ordered):
+    founders: dict[str, _Circuit] = {}
+    marks: dict[str, _Size] = {}
+    for before, step in pairwise([None, *ordered]):
         parents, children = known.get(before, {}), known.get(step, {})
-        found = list(_events(parents, children, founders, threshold))
-        rows += [(step, *event) for event in found]
-        heirs = _heirs(
-            [(c, p) for event, c, p, _ in found if c and p and event != Event.CONVERSION],
+        told: list[tuple[Event, str | None, str | None, float | None]] = []
+        marked = {name: sizes[step, name] for name in children if (step, name) in sizes}
+        for event, child, parent, overlap in _events(parents, children, founders, threshold):
+            since = None
+            if event is Event.CONTINUATION and parent in marks and child in marked:
+                event = _resized(marked[child], marks[parent], factor)
+                if event is Event.CONTINUATION:
+                    marked[child] = marks[parent]
+                else:
+                    since = marks[parent].step
+            told.append((event, child, parent, overlap))
+            both = ((step, child), (before, parent))
+            amounts = [x for at in both for x in (sizes[at][1:] if at in sizes else (None, None))]
+            rows.append((step, event.value, child, parent, overlap, baseline, *amounts, since))
+        heirs = heirs_of(
+            [(c, p) for event, c, p, _ in told if c and p and event != Event.CONVERSION],
             {name: one.members for name, one in children.items()},
             {name: one.members for name, one in parents.items()},
         )
         founders = {c: founders[heirs[c]] if c in heirs else children[c] for c in children}
-    columns = zip(*rows, strict=True) if rows else ((),) * 5
-    names = ("step", "event", "circuit", "parent", "overlap")
-    return make_table(
-        "circuit_events",
-        {name: list(map(_plain, c)) for name, c in zip(names, columns, strict=True)},
-    )
-
-
-def lineages(circuits: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
-    """One lasting name for a circuit through time.
-
-    The heir of a circuit that splits is the part with which it shares most members; a circuit that
-    merges of several goes on with the name of the parent with which it shares most. Of equals, that
-    with the smaller remainder, then that with the larger trade inside (circuits are named by it).
-    The others end, or begin, there. A relocated circuit keeps its name.
-
-    Args:
-        circuits: Table ``circuits`` of all steps.
-        events: Table ``circuit_events`` of the same.
-
-    Returns:
-        Columns ``step``, ``circuit``, ``lineage`` (``L1``, ``L2``, … in the order of birth), one
-        row per step and circuit, sorted.
-    """
-    members = _members(circuits)
-    links: dict[int, list[tuple[str, str]]] = {}
-    linked = events.filter(
-        pl.col("circuit").is_not_null()
-        & pl.col("parent").is_not_null()
-        & (pl.col("event") != Event.CONVERSION)
-    )
-    for step, circuit, parent in linked.select("step", "circuit", "parent").rows():
-        links.setdefault(step, []).append((circuit, parent))
-    named: dict[tuple[int, str], str] = {}
-    before, born = 0, 0
-    for step, here in members.items():
-        heirs = _heirs(links.get(step, []), here, members.get(before, {}))
-        for circuit in here:
-            if circuit in heirs:
-                named[step, circuit] = named[before, heirs[circuit]]
-            else:
-                born += 1
-                named[step, circuit] = f"L{born}"
-        before = step
-    return pl.DataFrame(
-        {
-            "step": [step for step, _ in named],
-            "circuit": [circuit for _, circuit in named],
-            "lineage": list(named.values()),
-        },
-        schema={"step": pl.Int64, "circuit": pl.String, "lineage": pl.String},
-    )
+        marks = marked
+    names = TABLES["circuit_events"]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+    return make_table("circuit_events", dict(zip(names, map(list, columns), strict=True)))
 
 
 def events_by_threshold(
@@ -183,7 +166,9 @@ def events_by_threshold(
         # What the rows of one event have in common.
         happened = {
             (event, step, parent if event == Event.SPLIT else circuit or parent)
-            for step, event, circuit, parent, _ in events.iter_rows()
+            for step, event, circuit, parent in events.select(
+                "step", "event", "circuit", "parent"
+            ).iter_rows()
         }
         count = Counter(event for event, _, _ in happened)
         rows += [(threshold, event.value, count[event]) for event in Event]
@@ -235,8 +220,15 @@ class _Circuit:
         return min(self.trade, other.trade) >= COMPARABLE * max(self.trade, other.trade)
 
 
+class _Size(NamedTuple):
+    """The joint value of a circuit at a step."""
+
+    step: int
+    value: float
+    se: float | None
+
+
 _Found: TypeAlias = Mapping[str, _Circuit]
-_Members: TypeAlias = dict[int, dict[str, frozenset[str]]]
 
 
 def _events(
@@ -278,6 +270,32 @@ def _events(
             yield Event.DEATH, None, parent, None
 
 
+def _sizes(values: pl.DataFrame | None) -> tuple[dict[tuple[Any, Any], _Size], str | None]:
+    """Joint values by step and circuit, and under which baseline they are."""
+    if values is None or values.is_empty():
+        return {}, None
+    baselines = values["baseline"].unique().sort().to_list()
+    if len(baselines) > 1:
+        raise ConfigurationError(
+            f"values to track must be those of one baseline, not of {', '.join(baselines)}"
+        )
+    rows = values.select("step", "circuit", "value", "se").iter_rows()
+    return {(step, name): _Size(step, value, se) for step, name, value, se in rows}, baselines[0]
+
+
+def _resized(now: _Size, then: _Size, factor: float) -> Event:
+    """Whether a circuit that goes on has grown or declined since."""
+    if now.se is None or then.se is None:
+        return Event.CONTINUATION
+    moved = now.value - then.value
+    if abs(moved) <= CERTAIN * hypot(now.se, then.se):
+        return Event.CONTINUATION
+    small, large = sorted((now.value, then.value))
+    if large <= 0 or large < factor * small:
+        return Event.CONTINUATION
+    return Event.GROWTH if moved > 0 else Event.DECLINE
+
+
 def _moved(dying: _Found, born: _Found) -> dict[str, str]:
     """Who of those that died does the same as who was born."""
     pairs = [
@@ -293,58 +311,20 @@ def _moved(dying: _Found, born: _Found) -> dict[str, str]:
     return found
 
 
-def _heirs(
-    links: Sequence[tuple[str, str]],
-    here: Mapping[str, frozenset[str]],
-    there: Mapping[str, frozenset[str]],
-) -> dict[str, str]:
-    """The parent that each circuit carries on; no parent has two heirs."""
-    heirs: dict[str, str] = {}
-    for circuit, parent in _closest(links, here, there):
-        if circuit not in heirs and parent not in heirs.values():
-            heirs[circuit] = parent
-    return heirs
-
-
 def _cosine(ours: _Amounts, theirs: _Amounts) -> float:
     sizes = hypot(*ours.values()) * hypot(*theirs.values())
     product = sum(ours[key] * theirs[key] for key in sorted(set(ours) & set(theirs)))
     return product / sizes if sizes else 0.0
 
 
-def _closest(
-    links: Sequence[tuple[str, str]],
-    here: Mapping[str, frozenset[str]],
-    there: Mapping[str, frozenset[str]],
-) -> list[tuple[str, str]]:
-    """Circuits and parents that share most members first; of equals those that differ least."""
-
-    def order(link: tuple[str, str]) -> tuple[int, int, tuple[int, str], tuple[int, str]]:
-        child, parent = here[link[0]], there[link[1]]
-        return -len(child & parent), len(child | parent), natural(link[1]), natural(link[0])
-
-    return sorted(links, key=order)
-
-
-def _members(circuits: pl.DataFrame) -> _Members:
-    """Members of circuits by step; steps and circuits in order."""
-    gathered: dict[tuple[int, str], set[str]] = {}
-    for step, circuit, component in circuits.select("step", "circuit", "component").rows():
-        gathered.setdefault((step, circuit), set()).add(component)
-    found: _Members = {}
-    for step, circuit in sorted(gathered, key=lambda key: (key[0], natural(key[1]))):
-        found.setdefault(step, {})[circuit] = frozenset(gathered[step, circuit])
-    return found
-
-
-def _known(circuits: pl.DataFrame, counted: pl.DataFrame) -> dict[int, dict[str, _Circuit]]:
+def _known(circuits: pl.DataFrame, counted: pl.DataFrame) -> dict[Any, dict[str, _Circuit]]:
     """All circuits by step and name."""
     by_step: dict[int, list[tuple[str, str, str, float, str | None]]] = {}
-    edges = counted.select("step", "supplier", "buyer", "port", "flow", "circuit")
+    edges = counted.select("step", "supplier", "buyer", "port", amount(counted), "circuit")
     for step, *edge in sorted(edges.rows(), key=lambda row: row[:4]):
         by_step.setdefault(step, []).append(tuple(edge))
     found: dict[int, dict[str, _Circuit]] = {}
-    for step, here in _members(circuits).items():
+    for step, here in members_by_step(circuits).items():
         for name, members in here.items():
             inside: defaultdict[tuple[str, ...], float] = defaultdict(float)
             sales: defaultdict[tuple[str, ...], float] = defaultdict(float)
@@ -364,7 +344,3 @@ def _known(circuits: pl.DataFrame, counted: pl.DataFrame) -> dict[int, dict[str,
 def _shares(amounts: Mapping[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:
     total = sum(amounts.values())
     return {key: amount / total for key, amount in amounts.items()}
-
-
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, Event) else value

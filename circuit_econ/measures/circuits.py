@@ -8,6 +8,7 @@ by one and in pairs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,7 +21,7 @@ import torch
 from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.graph.circuits import Circuits, adjusted_rand, find_circuits
-from circuit_econ.graph.counting import bounds, counted
+from circuit_econ.graph.counting import Admitted, bounds, counted, shortfall
 from circuit_econ.graph.tracking import track
 from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.sweep import Variant, sweep
@@ -30,6 +31,8 @@ from circuit_econ.model.intervene import components, parse_component
 from circuit_econ.tables import BASELINES, make_table
 
 __all__ = ["CIRCUITS", "CircuitSettings"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -43,6 +46,7 @@ class CircuitSettings:
         alike: How alike two components must trade to share a role, between 0 and 1.
         overlap: Share of the smaller circuit that two must have in common to be the same one at the
             next checkpoint.
+        factor: By which factor the joint value of a circuit must change for growth or decline.
         most_pairs: Members of a circuit, those with the highest membership, whose pairs are taken
             out together.
     """
@@ -51,6 +55,7 @@ class CircuitSettings:
     untrained: int = 20
     alike: float = 0.6
     overlap: float = 0.5
+    factor: float = 2.0
     most_pairs: int = 12
 
     def __post_init__(self) -> None:
@@ -67,6 +72,8 @@ class CircuitSettings:
                 raise ConfigurationError(
                     f"measures.circuits.{name} must be above 0 and at most 1, not {value}"
                 )
+        if not self.factor > 1:
+            raise ConfigurationError(f"measures.circuits.factor must be above 1, not {self.factor}")
         if self.most_pairs < 0:
             raise ConfigurationError(
                 f"measures.circuits.most_pairs must be 0 or more, not {self.most_pairs}"
@@ -84,22 +91,34 @@ def run(context: Context, settings: CircuitSettings) -> Mapping[str, pl.DataFram
         ConfigurationError: If the flows of the baseline were not measured.
     """
     baseline = settings.baseline or str(context.baselines[0])
-    flows = context.tables["flows"].filter(pl.col("baseline") == baseline)
     if baseline not in context.baselines:
         raise unknown("baseline of measures.circuits", baseline, context.baselines)
-    assert context.untrained is not None
-    seen = largest_of_untrained(context, context.untrained, baseline, settings.untrained)
-    bound = bounds(seen)
-    edges = counted(flows, bound)
+    flows, effects = (
+        None if table is None else table.filter(pl.col("baseline") == baseline)
+        for table in (context.tables["flows"], context.tables.get("edges"))
+    )
+    assert flows is not None
+    bound = bounds(_untrained(context, baseline, effects, settings.untrained))
+    edges = counted(flows, bound, effects)
     found = find_circuits(edges, settings.alike, context.seed)
     halves = [
-        find_circuits(counted(_half(flows, name), bound), settings.alike, context.seed)
-        for name in ("first_half", "second_half")
+        find_circuits(
+            counted(
+                _half(flows, "signal", which),
+                bound,
+                None if effects is None else _half(effects, "effect", which),
+            ),
+            settings.alike,
+            context.seed,
+        )
+        for which in ("first_half", "second_half")
     ]
     values, pairs = _values(context, found, settings.most_pairs)
     both, index = adjusted_rand(*(half.assigned for half in halves))
+    short = shortfall(flows, bound, len(context.evaluation.tokens), effects)
     return {
         "counted": _counted(context.step, edges, found),
+        "counting": _counting(context, baseline, edges, short),
         "circuits": make_table("circuits", {"step": context.step, **found.columns()}),
         "circuit_values": make_table("circuit_values", {"step": context.step, **values}),
         "circuit_pairs": make_table("circuit_pairs", {"step": context.step, **pairs}),
@@ -117,19 +136,56 @@ def run(context: Context, settings: CircuitSettings) -> Mapping[str, pl.DataFram
     }
 
 
-def _half(flows: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Flows as half of the data tells them, with the larger error that half of the data has."""
-    return flows.with_columns(
-        signal=pl.col(name), crowding=pl.lit(0.0), se=pl.col("se") * sqrt(2)
-    ).filter(pl.col("signal").is_not_null())
+def _untrained(
+    context: Context, baseline: str, effects: pl.DataFrame | None, count: int
+) -> pl.DataFrame:
+    """What untrained models reach, in flows and, where effects were measured, in effects."""
+    assert context.untrained is not None
+    found = [largest_of_untrained(context, context.untrained, baseline, count)]
+    if effects is not None and (between := effects.filter(pl.col("flow").is_not_null())).height:
+        # As many as were cut for their flow here; all that were drawn where none was.
+        chosen = between["chosen"].eq("flow").sum() or between.height
+        found.append(largest_of_untrained(context, context.untrained, baseline, count, chosen))
+    return pl.concat(found)
+
+
+def _half(rows: pl.DataFrame, amount: str, half: str) -> pl.DataFrame:
+    """Flows or effects as half of the data tells them, with the larger error that half has."""
+    found = rows.with_columns(pl.col(half).alias(amount), se=pl.col("se") * sqrt(2))
+    if amount == "signal":
+        found = found.with_columns(crowding=pl.lit(0.0))
+    return found.filter(pl.col(half).is_not_null())
 
 
 def _counted(step: int, edges: pl.DataFrame, found: Circuits) -> pl.DataFrame:
-    named = ("supplier", "buyer", "port", "flow", "se", "bound")
-    columns: dict[str, Any] = {name: edges[name].to_list() for name in named}
+    columns: dict[str, Any] = {name: edges[name].to_list() for name in edges.columns}
     ends = zip(columns["supplier"], columns["buyer"], strict=True)
     columns["circuit"] = [found.inside(supplier, buyer) for supplier, buyer in ends]
     return make_table("counted", {"step": step, **columns})
+
+
+def _counting(
+    context: Context, baseline: str, edges: pl.DataFrame, short: Mapping[str, Any]
+) -> pl.DataFrame:
+    """A row of ``counting``; the log says where more sequences would help."""
+    sequences = len(context.evaluation.tokens)
+    if not edges.height and short["fewest"] is not None:
+        logger.warning(
+            "step %d: no edge counts with %d sequences; about %d would make one count",
+            context.step, sequences, short["fewest"],
+        )  # fmt: skip
+    by = edges["admitted_by"].to_list()
+    return make_table(
+        "counting",
+        {
+            "step": context.step,
+            "baseline": baseline,
+            "sequences": sequences,
+            "by_flow": sum(x != Admitted.EFFECT for x in by),
+            "by_effect": sum(x != Admitted.FLOW for x in by),
+            **short,
+        },
+    )
 
 
 def _values(
@@ -192,10 +248,14 @@ def _add(columns: dict[str, list[Any]], row: Sequence[Any]) -> None:
 def across(
     tables: Mapping[str, pl.DataFrame], settings: CircuitSettings
 ) -> Mapping[str, pl.DataFrame]:
-    """Births, deaths, splits, mergers and relocations of circuits, from all checkpoints."""
-    steps = sorted(tables["circuit_agreement"]["step"].to_list())
-    events = track(tables["circuits"], tables["counted"], steps, settings.overlap)
-    return {"circuit_events": events}
+    """What becomes of circuits from checkpoint to checkpoint, from all of them."""
+    counting = tables["counting"]
+    values = tables["circuit_values"].join(counting, on=["step", "baseline"], how="semi")
+    steps = sorted(counting["step"].to_list())
+    told = track(
+        tables["circuits"], tables["counted"], steps, settings.overlap, values, settings.factor
+    )
+    return {"circuit_events": told}
 
 
 def passes(
@@ -227,7 +287,7 @@ def depths(
 CIRCUITS = Measure(
     "circuits",
     CircuitSettings,
-    ("counted", "circuits", "circuit_values", "circuit_pairs", "circuit_agreement"),
+    ("counted", "counting", "circuits", "circuit_values", "circuit_pairs", "circuit_agreement"),
     run,
     passes,
     depths=depths,

@@ -7,7 +7,7 @@ the rest at random, which tell what was left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
@@ -16,19 +16,20 @@ import numpy as np
 import polars as pl
 import torch
 from scipy import stats
+from torch import Tensor
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.plan import GROUP, Plan
 from circuit_econ.measures.statistics import known
-from circuit_econ.measures.sweep import sweep
+from circuit_econ.measures.sweep import Sweep, sweep
 from circuit_econ.measures.variants import Cut, Mediated, Reader, Variant
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import Component, components
 from circuit_econ.tables import TABLES, Baseline, Kind, make_table
 
-__all__ = ["EDGES", "EdgeSettings", "Sampling", "sampling"]
+__all__ = ["EDGES", "EdgeSettings", "Sampling", "edges_of", "effects_of", "sampling"]
 
 _DRAW = 5
 """Keeps the draw of edges apart from others of the seed."""
@@ -39,6 +40,8 @@ _SCALES = {"q_scale": "q", "k_scale": "k"}
 Edge = tuple[str, str, str]
 """Supplier, buyer, port."""
 
+_EDGE = ("supplier", "buyer", "port")
+
 
 @dataclass
 class EdgeSettings:
@@ -47,10 +50,13 @@ class EdgeSettings:
     Attributes:
         largest: How many edges to cut for their flow, the largest in size under each baseline.
         drawn: How many of the rest to cut, drawn at random at every checkpoint.
+        embeddings: Whether to cut every edge from ``embed`` and ``pos``, too. Flows do not rank
+            them: embeddings are the endowment, and nobody sells it.
     """
 
     largest: int = 32
     drawn: int = 32
+    embeddings: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -89,22 +95,27 @@ def run(context: Context, settings: EdgeSettings) -> Mapping[str, pl.DataFrame]:
     out of every other reader's input and leaves its own write in what the logits read. The
     interaction is what its value has beyond both. All are paired differences on the same sequences,
     with standard errors as in ``value``, given the baseline. Every sequence is used, whatever
-    precision is asked for.
+    precision is asked for. The halves of an effect are those of flows: every other group of
+    documents.
+
+    Edges from embeddings have no flow, and say nothing of what was not cut.
 
     Layers whose suppliers wait for a reader keep their outputs: at most L · P · T · 2D numbers
     beside what a sweep takes (L layers, P sequences of a panel, T tokens, width D), twice that
     under ``resample``. Panels are made smaller for it, down to 8 sequences.
     """
     flows = context.tables["flows"]
-    parts = {p.name: p for p in components(context.model.config, embeddings=False)}
+    config = context.model.config
+    parts = {p.name: p for p in components(config, embeddings=settings.embeddings)}
     baselines = [str(b) for b in context.baselines]
-    every = {b: _edges(flows.filter(pl.col("baseline") == b)) for b in baselines}
+    every = {b: edges_of(flows.filter(pl.col("baseline") == b)) for b in baselines}
+    endowed = dict.fromkeys(_from_embeddings(config), "embedding") if settings.embeddings else {}
     chosen = {b: _chosen(every[b], settings, context, n) for n, b in enumerate(baselines)}
     number: dict[Variant, int] = {}
     for baseline in baselines:
         for variant in _components(parts.values(), baseline):
             number.setdefault(variant, len(number))
-        for edge in chosen[baseline]:
+        for edge in chosen[baseline] | endowed:
             number.setdefault(_cut(edge, parts, baseline), len(number))
     swept = sweep(replace(context, plan=_plan(context)), list(number))
     lost = {variant: swept.difference[at] for variant, at in number.items()}
@@ -115,10 +126,13 @@ def run(context: Context, settings: EdgeSettings) -> Mapping[str, pl.DataFrame]:
             rest = value - mediated - sold
             found = [swept.mean(sums) for sums in (sold, mediated, rest)]
             direct.append((part.name, baseline, *(m for m, _ in found), *(s for _, s in found)))
-        sums = {edge: lost[_cut(edge, parts, baseline)] for edge in chosen[baseline]}
+        cut = chosen[baseline] | endowed
+        sums = {edge: lost[_cut(edge, parts, baseline)] for edge in cut}
         effects = {edge: swept.mean(found) for edge, found in sums.items()}
-        for edge, why in chosen[baseline].items():
-            edges.append((*edge, baseline, *effects[edge], every[baseline][edge], why))
+        for edge, why in cut.items():
+            halves = (_half(sums[edge], swept, context.evaluation, n) for n in (0, 1))
+            flow = every[baseline].get(edge)
+            edges.append((*edge, baseline, *effects[edge], *halves, flow, why))
         drawn = [sums[edge] for edge, why in chosen[baseline].items() if why == "drawn"]
         over_sequences = swept.mean(torch.stack(drawn).mean(0))[1] if drawn else None
         told.append(
@@ -129,6 +143,21 @@ def run(context: Context, settings: EdgeSettings) -> Mapping[str, pl.DataFrame]:
         "edges": _table("edges", context.step, edges),
         "edge_sampling": _table("edge_sampling", context.step, told),
     }
+
+
+def effects_of(context: Context, edges: Iterable[Edge], baseline: str) -> pl.DataFrame:
+    """Exact effects of some edges between components, or to the logits, alone.
+
+    Returns:
+        Columns ``supplier``, ``buyer``, ``port``, ``effect`` (nats per scored position).
+    """
+    parts = {p.name: p for p in components(context.model.config)}
+    number = {edge: _cut(edge, parts, baseline) for edge in edges}
+    swept = sweep(replace(context, plan=_plan(context)), list(number.values()))
+    effects = [swept.mean(sums)[0] for sums in swept.difference]
+    names = {name: [edge[at] for edge in number] for at, name in enumerate(_EDGE)}
+    schema = dict.fromkeys(names, pl.String) | {"effect": pl.Float64}
+    return pl.DataFrame({**names, "effect": effects}, schema=schema)
 
 
 def sampling(
@@ -165,7 +194,27 @@ def sampling(
     return Sampling(unmeasured * float(found.mean()), sqrt(draw + over), unmeasured * most)
 
 
-def _edges(flows: pl.DataFrame) -> dict[Edge, float]:
+def _from_embeddings(config: ModelConfig) -> Iterator[Edge]:
+    """All edges from embeddings: whoever reads, reads them."""
+    parts = components(config)
+    for supplier in (p.name for p in parts if p.layer is None):
+        for part in parts:
+            if part.layer is not None:
+                ports = "qkv" if part.kind is Kind.HEAD else ("in",)
+                yield from ((supplier, part.name, port) for port in ports)
+        yield supplier, str(Kind.LOGITS), "in"
+
+
+def _half(sums: Tensor, swept: Sweep, evaluation: Evaluation, which: int) -> float | None:
+    """Nats per scored position of every other document; None where there is none."""
+    number = torch.arange(len(sums))
+    if evaluation.clusters is not None:
+        number = evaluation.clusters.unique(return_inverse=True)[1]
+    mine = (number % 2 == which)[swept.order]
+    return known(float(sums[mine].sum() / swept.counts[mine].sum()))
+
+
+def edges_of(flows: pl.DataFrame) -> dict[Edge, float]:
     """The flow of every edge; scales of norms with the query or key that they scale."""
     found: dict[Edge, float] = {}
     for row in flows.iter_rows(named=True):
@@ -248,7 +297,7 @@ def _told(
 
     return (
         len(flows), len(chosen) - len(drawn), len(drawn), correlation(list(chosen)),
-        correlation(drawn), sum(effect for effect, _ in effects.values()),
+        correlation(drawn), sum(effects[edge][0] for edge in chosen),
         known(hidden.hidden), known(hidden.hidden_se), known(hidden.hidden_size),
     )  # fmt: skip
 
@@ -268,11 +317,12 @@ def depths(
 ) -> list[float]:
     """Layers above each variant; edges are taken to be spread evenly over readers."""
     found: list[float] = []
-    for part in components(config, embeddings=False):
-        assert part.layer is not None
-        above = float(config.n_layers - 1 - part.layer)
+    for part in components(config, embeddings=settings.embeddings):
+        above = float(config.n_layers if part.layer is None else config.n_layers - 1 - part.layer)
         found += [above, above, 0.0]
-    found += [config.n_layers / 2] * (settings.largest + settings.drawn)
+    cut = settings.largest + settings.drawn
+    cut += len(list(_from_embeddings(config))) if settings.embeddings else 0
+    found += [config.n_layers / 2] * cut
     return found * len(baselines)
 
 

@@ -1,4 +1,4 @@
-"""What flows reach in models that were never trained: measured once per shape, and kept."""
+"""What flows and effects reach in models that were never trained: once per shape, and kept."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import polars as pl
 
 from circuit_econ.errors import ConfigurationError, foreign
 from circuit_econ.filing import held, put, read_text
-from circuit_econ.graph.counting import largest_flows
+from circuit_econ.graph.counting import Quantity, edge_class, largest
 from circuit_econ.measures.base import Context
+from circuit_econ.measures.edges import edges_of, effects_of
 from circuit_econ.measures.income_economy import Economy
 from circuit_econ.model.untrained import Untrained
 
-__all__ = ["PASSES", "largest_of_untrained", "plain_flows"]
+__all__ = ["PASSES", "largest_of_untrained", "plain_effects", "plain_flows"]
 
 _NODES = 8
 
@@ -29,7 +31,7 @@ PASSES = 3.0 * _NODES
 _FIRST_SEED = 1_000_000_007
 """Seeds of untrained models are far from those that anybody trains with."""
 
-_FORMAT = 2
+_FORMAT = 3
 
 _KEPT = pl.Schema({"seed": pl.Int64, "class": pl.String, "largest": pl.Float64})
 
@@ -53,28 +55,51 @@ def plain_flows(context: Context, baseline: str, nodes: int = _NODES) -> pl.Data
     )
 
 
+def plain_effects(context: Context, baseline: str, cut: int) -> pl.DataFrame:
+    """Exact effects of a model's largest flows, so many of capital goods and of final goods each.
+
+    Returns:
+        Columns ``supplier``, ``buyer``, ``port``, ``effect``.
+    """
+    flows = edges_of(plain_flows(context, baseline))
+    chosen = []
+    for _, edges in groupby(sorted(flows, key=_class_of), key=_class_of):
+        chosen += sorted(edges, key=lambda edge: -abs(flows[edge]))[:cut]
+    return effects_of(context, chosen, baseline)
+
+
 def largest_of_untrained(
-    context: Context, untrained: Untrained, baseline: str, count: int
+    context: Context, untrained: Untrained, baseline: str, count: int, cut: int | None = None
 ) -> pl.DataFrame:
-    """The largest flow of each class of edges in every one of some untrained models.
+    """The largest flow, or effect, of each class of edges in every one of some untrained models.
 
     Measured on the evaluation sequences of the context. With a ``cache`` each model is measured
     once per shape, data and baseline, whoever asks; a run that is stopped goes on where it was. A
     cache that is damaged is made anew, one that cannot be written is done without; the log says so.
+
+    Args:
+        context: Whose data are measured on.
+        untrained: The models.
+        baseline: Whose flows and effects.
+        count: How many models.
+        cut: Effects of so many edges of each class, those with the largest flows; None: flows.
 
     Returns:
         Columns ``seed``, ``class``, ``largest`` (nats per scored position).
     """
     wanted = None
     if context.cache is not None:
-        wanted = context.cache / f"{_digest(context, untrained, baseline)}.json"
+        wanted = context.cache / f"{_digest(context, untrained, baseline, cut)}.json"
     with _alone(wanted) as path:
         known = pl.DataFrame(schema=_KEPT) if path is None else _read(path)
         for seed in range(_FIRST_SEED, _FIRST_SEED + count):
             if seed in known["seed"]:
                 continue
-            other = replace(context, model=untrained(seed))
-            found = largest_flows(plain_flows(other, baseline))
+            other = replace(context, model=untrained(seed), progress=lambda _: None)
+            if cut is None:
+                found = largest(plain_flows(other, baseline))
+            else:
+                found = largest(plain_effects(other, baseline, cut), Quantity.EFFECT)
             rows = found.select(pl.lit(seed, pl.Int64).alias("seed"), "class", "largest")
             known = pl.concat([known, rows])
             if path is not None and not _write(known, path):
@@ -83,10 +108,14 @@ def largest_of_untrained(
     return known.filter(pl.col("seed") < _FIRST_SEED + count)
 
 
-def _digest(context: Context, untrained: Untrained, baseline: str) -> str:
+def _class_of(edge: tuple[str, str, str]) -> str:
+    return edge_class(edge[1], Quantity.EFFECT)
+
+
+def _digest(context: Context, untrained: Untrained, baseline: str, cut: int | None) -> str:
     told = [
         _FORMAT, untrained.digest, context.evaluation.digest, baseline, context.seed,
-        str(context.model.dtype), str(context.model.products.rounding), _NODES,
+        str(context.model.dtype), str(context.model.products.rounding), _NODES, cut,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 

@@ -202,7 +202,8 @@ def _add_circuits(page: Sections, lived: Sequence[RunFrames], looked: Sequence[R
         "Circuits over training",
         "A lane is a line of circuits, as thick as the trade inside; points have the colour of the "
         "joint value (the loss added when all members are replaced at once), marks above the lane "
-        "are events, and dashed lines lead from parents. Hover for members, by role.",
+        "are events, and dashed lines lead from parents. Hover for members, by role, and for what "
+        "a circuit was worth before and after.",
         *_each(
             page, lived, "lanes of circuits over training",
             lambda run: charts.circuit_lanes(
@@ -213,7 +214,7 @@ def _add_circuits(page: Sections, lived: Sequence[RunFrames], looked: Sequence[R
             page.of_run(run, "<p>No circuit was found at any checkpoint.</p>") for run in none
         ),
         *(page.of_run(run, _portraits(run)) for run in lived),
-        *(page.of_run(run, _agreement(run)) for run in looked),
+        *(page.of_run(run, _agreement(run) + _counting(run)) for run in looked),
     )  # fmt: skip
 
 
@@ -263,6 +264,32 @@ def _agreement(run: RunFrames) -> str:
     return (
         "<details><summary>Agreement between halves of the data</summary>"
         + table(head, cells, numeric=range(6))
+        + "</details>"
+    )
+
+
+def _counting(run: RunFrames) -> str:
+    """How many edges count at each checkpoint, and what the largest flow lacks."""
+    cells = []
+    for row in run.trade.lives.counting.iter_rows(named=True):
+        port = "" if row["port"] == "in" else f" {row['port']}"
+        largest = f"{row['supplier']} → {row['buyer']}{port}" if row["supplier"] else "–"
+        counts = [f"{row[name]:,}" for name in ("by_flow", "by_effect", "sequences")]
+        needed = [f"{row[name]:,}" if row[name] else "never" for name in ("needed", "fewest")]
+        flow = plus_minus(row["flow"], row["se"])
+        cells.append([f"{row['step']:,}", *counts, largest, flow, amount(row["bound"]), *needed])
+    if not cells:
+        return ""
+    head = [
+        "step", "edges that count by flow", "by effect", "sequences", "largest flow", "its size",
+        "untrained models reach", "sequences for it to count", "for any to count",
+    ]  # fmt: skip
+    return (
+        "<details><summary>What counts, and what it would take</summary>"
+        '<p class="how">A flow counts beyond its sampling error and beyond what untrained models '
+        "of the same shape reach, in nats per scored position. More sequences shrink the error: "
+        "so many would do, if the flow stays as large. Never: untrained models reach as much.</p>"
+        + table(head, cells, numeric=(0, 1, 2, 3, 5, 6, 7, 8))
         + "</details>"
     )
 

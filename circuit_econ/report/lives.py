@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from circuit_econ.graph.circuits import Circuits
+from circuit_econ.graph.lineages import lineages
 from circuit_econ.graph.portraits import describe, portraits_table
-from circuit_econ.graph.tracking import lineages
 from circuit_econ.ledger import Ledger
 from circuit_econ.tables import component_key
 
@@ -27,6 +27,7 @@ class Lives:
         events: Table ``circuit_events`` with run, lineage (of what the event happens to), from_step
             and from_lineage (of the parent, where there is one).
         agreement: Table ``circuit_agreement`` with run.
+        counting: Table ``counting`` with run.
         portraits: Circuits of the last step that has any: step, lineage, the columns of
             :func:`circuit_econ.graph.portraits_table`, and under one baseline value, se,
             redundancy, redundancy_se, pair (the two members that most stand in for each other, or
@@ -36,6 +37,7 @@ class Lives:
     circuits: pl.DataFrame
     events: pl.DataFrame
     agreement: pl.DataFrame
+    counting: pl.DataFrame
     portraits: pl.DataFrame
 
     @property
@@ -95,6 +97,7 @@ def gather_lives(ledger: Ledger, name: str) -> Lives:
         rows,
         events.select(run, pl.all()),
         agreement.select(run, pl.all()),
+        ledger.table("counting").sort("step").collect().select(run, pl.all()),
         _portraits(ledger, circuits, lineage, values),
     )
 

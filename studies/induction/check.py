@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 
 import circuit_econ as ce
-from circuit_econ.graph.tracking import lineages
+from circuit_econ.graph import lineages
 
 PASSED, HEADS = 0.5, 3
 

@@ -30,6 +30,8 @@ _EVENTS: Final = {
     "merger": "triangle-left",
     "relocation": "diamond",
     "conversion": "square",
+    "growth": "arrow",
+    "decline": "triangle-down",
 }
 """Marks of events. That a circuit goes on is none."""
 
@@ -146,7 +148,10 @@ def _event_marks(run: RunFrames, data: str | None, x: alt.X, lane: alt.Y) -> lis
         alt.Chart(supply(events, data))
         .transform_filter(_HAPPENED)
         .transform_calculate(
-            told_overlap="isValid(datum.overlap) ? format(datum.overlap, '.2f') : '–'"
+            told_overlap="isValid(datum.overlap) ? format(datum.overlap, '.2f') : '–'",
+            told_since="isValid(datum.since) ? 'since step ' + format(datum.since, ',') : '–'",
+            told_value=told("value", "se"),
+            told_parent=told("parent_value", "parent_se"),
         )
     )
     shape = alt.Shape(
@@ -167,6 +172,10 @@ def _event_marks(run: RunFrames, data: str | None, x: alt.X, lane: alt.Y) -> lis
             alt.Tooltip("circuit:N"),
             alt.Tooltip("parent:N"),
             alt.Tooltip("told_overlap:N", title="overlap"),
+            alt.Tooltip("baseline:N", title="values under"),
+            alt.Tooltip("told_parent:N", title="parent's joint value (nats)"),
+            alt.Tooltip("told_value:N", title="joint value (nats)"),
+            alt.Tooltip("told_since:N", title="grown or declined"),
         ],
     )
     crossing = events.filter((events["lineage"] != events["from_lineage"]).fill_null(False))
