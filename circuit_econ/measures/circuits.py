@@ -293,4 +293,5 @@ CIRCUITS = Measure(
     depths=depths,
     needs=("income",),
     across=across,
+    version=2,
 )
