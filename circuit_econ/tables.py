@@ -97,8 +97,8 @@ TABLES: Final[dict[str, pl.Schema]] = {
         {"step": _I, "component": _S, "baseline": _S, "stage": _I, "income": _F}
     ),
     "income_gap": pl.Schema(
-        # ``gap`` is the sum of incomes less the product. An ablated loss above that of the
-        # unigram frequencies flags the baseline's economy.
+        # ``gap`` is the sum of incomes less the product. An ablated loss beyond the error
+        # of what unigram frequencies achieve flags the baseline's economy.
         {
             "step": _I,
             "baseline": _S,
@@ -108,6 +108,7 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "component_error": _F,
             "ablated_loss": _F,
             "unigram_loss": _F,
+            "unigram_se": _F,
         }
     ),
     "flows": pl.Schema(

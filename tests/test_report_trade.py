@@ -162,22 +162,43 @@ def test_without_events_every_circuit_is_a_line_of_its_own(tmp_path: Path) -> No
     assert gather(ledger).trade.lives.lineages == ["L1", "L2", "L3"]
 
 
-def test_flagged_economies_are_named(tmp_path: Path) -> None:
-    ledger = traded_runs.trading_run(tmp_path / "run", flagged={"zero": [100, 1000]})
+def test_flagged_economies_are_named_where_edges_count(tmp_path: Path) -> None:
+    flagged = {"mean": [0, 100, 1000], "zero": [10]}
+    ledger = traded_runs.trading_run(tmp_path / "run", flagged=flagged)
+    counted = gather(ledger).trade.economies.filter(pl.col("counted") > 0)
+    # Circuits are looked for under the first baseline; nothing counts at step 0.
+    assert counted.select("step", "baseline").rows() == [(s, "mean") for s in (10, 100, 1000)]
     text = (
         "With every component at its baseline the model is worse than the unigram frequencies in "
-        "2 of 8 economies (a checkpoint under a baseline each): their incomes and flows are "
-        "flagged."
+        "2 of 3 economies whose edges count: those edges and the circuits of them are priced "
+        "there, too."
     )
-    case = "zero baseline: steps 100; 1,000, by up to 0.5 nats"
+    case = "mean baseline: steps 100; 1,000, by up to 0.5 nats"
     (found,) = [n for n in notices(gather(ledger)) if "unigram" in n.text]
     assert (found.text, found.details) == (text, (case,))
     page = visible(write_page([ledger], tmp_path / "report.html"))
     graph = page.split('<section id="graph">')[1].split("</section>")[0]
     assert f"{text} {case}." in graph
+
+
+def test_flagged_economies_that_nothing_rests_on_get_a_sentence(tmp_path: Path) -> None:
+    ledger = traded_runs.trading_run(tmp_path / "run", flagged={"zero": [100, 1000]})
+    assert not [n for n in notices(gather(ledger)) if "unigram" in n.text]
+    page = visible(write_page([ledger], tmp_path / "report.html"))
+    sentence = "Flagged: with every component at its baseline the model is worse than guessing by"
+    assert page.count(sentence) == 1
+    assert sentence in page.split('<section id="capital">')[1].split("</section>")[0]
     sound = traded_runs.trading_run(tmp_path / "sound")
     assert not [n for n in notices(gather(sound)) if "unigram" in n.text]
     assert "unigram frequencies" not in visible(write_page([sound], tmp_path / "sound.html"))
+
+
+def test_an_ablated_loss_within_the_error_of_unigrams_is_not_flagged(tmp_path: Path) -> None:
+    for error, marked in ((0.25, [100]), (0.26, []), (None, [100])):
+        ledger = traded_runs.trading_run(
+            tmp_path / f"run{error}", flagged={"zero": [100]}, unigram_se=error
+        )
+        assert gather(ledger).trade.flagged["step"].to_list() == marked
 
 
 def test_many_steps_are_abbreviated() -> None:
@@ -220,7 +241,7 @@ def test_page_tells_how_well_incomes_add_up(tmp_path: Path) -> None:
     cells = [part.split("</td>")[0].split(">")[-1] for part in capital.split("<td ")[1:]]
     product = ledger.table("income_gap").collect().filter(pl.col("step") == 1000)["product"]
     assert cells[:9] == [
-        "mean", "1,000", f"{product[0]:.4g}", "0.0012", "0.0034", "16", "5", "6", "none",
+        "mean", "1,000", f"{product[0]:.4g}", "0.0012", "0.0034", "16", "5", "6.00 ± 0.10", "none",
     ]  # fmt: skip
     assert cells[9:][-1] == "1 of 4"
 

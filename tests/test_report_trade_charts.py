@@ -144,7 +144,7 @@ def test_capital_share_has_a_line_and_points_per_baseline(tmp_path: Path) -> Non
     run = gather(ledger)
     text = drawn(charts.capital_over_time(run))
     assert text.count("undefined: all flows together are near 0") == 2 * 2
-    assert text.count("flagged: yes: ablated loss above unigram loss") == 1
+    assert text.count("flagged: yes: ablated loss beyond the error of the unigram loss") == 1
     assert marks(text, "point") == 10
     assert marks(text, "area mark") >= 1
     share = run.trade.economies.filter(pl.col("step") == 100)["share"][0]

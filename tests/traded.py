@@ -92,7 +92,7 @@ def trading(
                         ("a0.h0", b, 2, 0.5), ("m0", b, 2, 0.0),
                     ]
                 ],
-                "income_gap": [(b, 8, 2.0, 0.001, 0.002, 5.0, 6.0) for b in baselines],
+                "income_gap": [(b, 8, 2.0, 0.001, 0.002, 5.0, 6.0, 0.1) for b in baselines],
                 "capacity": [
                     ("a0.h0", "stream_share", "final", 0.3),
                     ("a0.h0", "stream_share", "block.1", 0.5),

@@ -73,11 +73,13 @@ def trading_run(
     tables: Sequence[str] = ALL,
     flagged: Mapping[str, Sequence[int]] | None = None,
     cancelled: Sequence[int] = (),
+    unigram_se: float | None = 0.1,
 ) -> Ledger:
     """Write and open a ledger.
 
     Economies of ``flagged`` baselines are worse than unigrams at those steps; at ``cancelled``
-    steps all flows add up to nothing. Circuits are those of :data:`MEMBERS`.
+    steps all flows add up to nothing. The loss of unigrams is 6 ± ``unigram_se``. Circuits are
+    those of :data:`MEMBERS`.
     """
     content = {
         "study": "traded",
@@ -95,7 +97,8 @@ def trading_run(
                     amounts = [(-1.0 if i % 2 else 1.0, 0.0) for i in range(len(every))]
                     amounts[-1] = (0.0 if len(every) % 2 else amounts[-1][0], 0.0)
                 worse = step in (flagged or {}).get(baseline, ())
-                _trade(found, every, names, amounts, baseline, layers, worse)
+                losses = (6.5 if worse else 5.0, 6.0, unigram_se)
+                _trade(found, every, names, amounts, baseline, layers, losses)
             _circuits(found, every, flows_of(every, step, baselines[0]), step, baselines)
             checkpoint = {
                 "step": step, "tokens_seen": 512 * step, "digest": f"{step:016x}", "seconds": 2.0,
@@ -121,7 +124,7 @@ def _trade(
     amounts: Sequence[tuple[float, float]],
     baseline: str,
     layers: int,
-    worse: bool,
+    losses: tuple[float, float, float | None],
 ) -> None:
     income = dict.fromkeys(names, 0.0)
     final = dict.fromkeys(names, 0.0)
@@ -144,8 +147,7 @@ def _trade(
         )
         found["direct"].append((name, baseline, sold, rest, 0.2 * earned, 0.003, 0.004, 0.005))
     product = sum(income.values())
-    lost = 6.5 if worse else 5.0
-    found["income_gap"].append((baseline, 16, product, 0.0012, 0.0034, lost, 6.0))
+    found["income_gap"].append((baseline, 16, product, 0.0012, 0.0034, *losses))
     order = sorted(range(len(every)), key=lambda i: -abs(sum(amounts[i])))
     chosen = [(i, "flow") for i in order[:10]] + [(i, "drawn") for i in order[10::7][:10]]
     effects = [(*every[i], baseline, 1.1 * sum(amounts[i]), 0.002, *[sum(amounts[i])] * 3, why)

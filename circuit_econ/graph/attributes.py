@@ -42,6 +42,7 @@ ATTRIBUTES: Final = (
     Attribute("graph", "component_error", float, "nats", "income_gap", "income"),
     Attribute("graph", "ablated_loss", float, "nats", "income_gap", "income"),
     Attribute("graph", "unigram_loss", float, "nats", "income_gap", "income"),
+    Attribute("graph", "unigram_se", float, "nats", "income_gap", "income"),
     Attribute("graph", "capital_share", float, "share of all flows", "capital_share", "income"),
     Attribute("graph", "parallel", bool, "heads do not feed their MLP", "flows", "income"),
     Attribute("node", "kind", str, "embed, pos, head, mlp, logits", "components", "walk"),

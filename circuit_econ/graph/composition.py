@@ -86,8 +86,8 @@ def composition_graph(ledger: Tables, step: int, baseline: str | None = None) ->
     graph.graph |= {"step": step, "baseline": baseline}
     _set(graph.graph, {"name": ledger.run.get("study")})
     _set(graph.graph, rows.first("checkpoints"), "tokens_seen", "loss", "loss_se")
-    gap = ("nodes", "product", "gap", "component_error", "ablated_loss", "unigram_loss")
-    _set(graph.graph, rows.first("income_gap", baseline), *gap)
+    gap = ("nodes", "product", "gap", "component_error", "ablated_loss")
+    _set(graph.graph, rows.first("income_gap", baseline), *gap, "unigram_loss", "unigram_se")
     for row in rows.of("components").iter_rows(named=True):
         graph.add_node(row["component"])
         _set(graph.nodes[row["component"]], row, "kind", "layer", "head")

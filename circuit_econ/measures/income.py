@@ -23,10 +23,11 @@ from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.income_economy import WITHOUT_REFERENCE, Economy, nodes_of
 from circuit_econ.measures.statistics import known
+from circuit_econ.measures.unigram import unigram_loss
 from circuit_econ.model import ModelConfig
 from circuit_econ.tables import make_table
 
-__all__ = ["INCOME", "IncomeSettings", "unigram_loss"]
+__all__ = ["INCOME", "IncomeSettings"]
 
 _TOLERANCE, _FLOOR = 1e-2, 1e-3
 """Largest error of a component's income: as a share of the product, and in nats if that is more."""
@@ -62,13 +63,6 @@ class IncomeSettings:
                 "measures.income.reference_groups must be 0 (given this baseline) or at least 2, "
                 f"not {self.reference_groups}"
             )
-
-
-def unigram_loss(targets: Tensor) -> float:
-    """Mean nats per scored position of guessing every target by its frequency among them all."""
-    counts = targets[targets >= 0].bincount().double()
-    frequencies = counts[counts > 0] / counts.sum()
-    return float(-(frequencies * frequencies.log()).sum())
 
 
 def run(context: Context, settings: IncomeSettings) -> Mapping[str, pl.DataFrame]:
@@ -118,6 +112,7 @@ def _measure(
     staged = income.new_zeros(0, len(income))
     if settings.stages:
         staged = economy.mean(economy.by_stage(nodes))
+    guessed, guessed_se = unigram_loss(context.evaluation, context.model.config.d_vocab_out)
     scored = economy.counts.sum()
     alphas = [alpha for alpha, _ in nodes_of(nodes)]
     names, ports, each = economy.suppliers, economy.ports, range(nodes)
@@ -134,7 +129,8 @@ def _measure(
             "gap": float(income.sum()) - product,
             "component_error": error,
             "ablated_loss": ablated,
-            "unigram_loss": unigram_loss(context.evaluation.targets),
+            "unigram_loss": guessed,
+            "unigram_se": known(guessed_se),
         },
         "flows": {
             "supplier": [supplier for supplier, _ in economy.pairs],

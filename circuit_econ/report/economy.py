@@ -158,6 +158,12 @@ def _add_capital(page: Sections, runs: Sequence[RunFrames]) -> None:
     )  # fmt: skip
 
 
+_FLAGGED = (
+    "Flagged: with every component at its baseline the model is worse than guessing by unigram "
+    "frequencies, so part of its product is the way back from below that."
+)
+
+
 def _quality(run: RunFrames) -> str:
     """How well the integral behind incomes was taken, by baseline."""
     rows = run.trade.economies.filter(pl.col("product").is_not_null())
@@ -179,7 +185,7 @@ def _quality(run: RunFrames) -> str:
                 amount(part["component_error"].max()),  # type: ignore[arg-type]
                 amount(part["nodes"].max()),  # type: ignore[arg-type]
                 amount(last["ablated_loss"]),
-                amount(last["unigram_loss"]),
+                plus_minus(last["unigram_loss"], last["unigram_se"]),
                 f"{flags} of {part.height}" if flags else "none",
             ]
         )
@@ -191,6 +197,7 @@ def _quality(run: RunFrames) -> str:
     return (
         "<details open><summary>How well incomes add up, in nats per scored position</summary>"
         + table(head, cells, numeric=range(1, 9))
+        + (f'<p class="how">{_FLAGGED}</p>' if rows["flagged"].count() else "")
         + "</details>"
     )
 

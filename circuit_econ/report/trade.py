@@ -44,8 +44,9 @@ class Trade:
             sizes, ``total``.
         economies: One row per step and baseline: run, step, baseline, share (of capital goods; null
             where undefined), low, high (over baselines), edges, left (out of ``edges``),
-            left_share (of all |flow|), left_counted, then the columns of ``income_gap`` and
-            flagged ("yes" or null).
+            left_share (of all |flow|), left_counted, then the columns of ``income_gap``,
+            counted (edges that count and were looked for in this economy) and flagged ("yes" or
+            null).
         stages: Income by layer and stage: run, step, baseline, group ("layer 2"), layer, stage,
             income.
         effects: Table ``edges`` with run.
@@ -71,7 +72,7 @@ class Trade:
 
     @property
     def flagged(self) -> pl.DataFrame:
-        """Economies whose ablated loss exceeds that of unigram frequencies."""
+        """Economies whose ablated loss is beyond the error of what unigram frequencies achieve."""
         return self.economies.filter(pl.col("flagged").is_not_null())
 
     @property
@@ -104,7 +105,7 @@ def gather_trade(ledger: Ledger, name: str, order: Callable[[str], Any]) -> Trad
             ),
             name,
         ),
-        economies=_named(_economies(ledger, flows, ranked, kept), name),
+        economies=_named(_economies(ledger, flows, ranked, counted, kept), name),
         stages=_named(_stages(ledger), name),
         effects=_named(edges, name),
         sampling=_named(ledger.table("edge_sampling").sort(*_AT).collect(), name),
@@ -194,7 +195,11 @@ def _ranked(flows: pl.DataFrame, edges: pl.DataFrame, counted: pl.DataFrame) -> 
 
 
 def _economies(
-    ledger: Ledger, flows: pl.DataFrame, ranked: pl.DataFrame, kept: int
+    ledger: Ledger,
+    flows: pl.DataFrame,
+    ranked: pl.DataFrame,
+    counted: pl.DataFrame,
+    kept: int,
 ) -> pl.DataFrame:
     shares = [
         (*key, capital_share(part)) for key, part in flows.group_by(*_AT, maintain_order=True)
@@ -208,7 +213,15 @@ def _economies(
         left_share=(size.filter(left).sum() / size.sum()).fill_nan(None),
         left_counted=pl.col("counts").filter(left).count().cast(pl.Int64),
     )
-    flagged = pl.col("ablated_loss") > pl.col("unigram_loss")
+    bound = pl.col("unigram_loss") + 1.96 * pl.col("unigram_se").fill_null(0.0)
+    flagged = pl.col("ablated_loss") > bound
+    # Circuits are looked for under one baseline: the one whose flows the counted edges have.
+    own = (
+        counted.join(flows.select(*_AT, *_EDGE, found="flow"), on=["step", *_EDGE])
+        .filter((pl.col("flow") - pl.col("found")).abs() <= 1e-9 * pl.col("found").abs())
+        .group_by(_AT)
+        .agg(counted=pl.len().cast(pl.Int64))
+    )
     return (
         pl.DataFrame(shares, schema=schema, orient="row")
         .with_columns(
@@ -216,7 +229,10 @@ def _economies(
         )
         .join(sizes, on=_AT, how="left")
         .join(ledger.table("income_gap").collect(), on=_AT, how="full", coalesce=True)
-        .with_columns(flagged=pl.when(flagged).then(pl.lit("yes")))
+        .join(own, on=_AT, how="left")
+        .with_columns(
+            flagged=pl.when(flagged).then(pl.lit("yes")), counted=pl.col("counted").fill_null(0)
+        )
         .sort(_AT)
     )
 

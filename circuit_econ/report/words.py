@@ -157,16 +157,20 @@ def notices(run: RunFrames) -> list[Notice]:
 
 
 def flagged(run: RunFrames) -> list[Notice]:
-    """Economies that rest on a model worse than the unigram frequencies (economy, section 2)."""
-    rows = run.trade.flagged
-    every = run.trade.economies.filter(pl.col("ablated_loss").is_not_null())
+    """Conclusions that rest on a model worse than the unigram frequencies (economy, section 2).
+
+    Edges that count, and the circuits found in them, are conclusions; other flagged economies are
+    told of where their incomes are.
+    """
+    rows = run.trade.flagged.filter(pl.col("counted") > 0)
+    every = run.trade.economies.filter(pl.col("counted") > 0)
     if not rows.height:
         return []
     return [
         Notice(
             "With every component at its baseline the model is worse than the unigram frequencies "
-            f"in {rows.height:,} of {_count(every.height, 'economy', 'economies')} (a checkpoint "
-            "under a baseline each): their incomes and flows are flagged.",
+            f"in {rows.height:,} of {_count(every.height, 'economy', 'economies')} whose edges "
+            "count: those edges and the circuits of them are priced there, too.",
             tuple(
                 f"{baseline} baseline: {listed_steps(part['step'].to_list())}, by up to "
                 f"{amount((part['ablated_loss'] - part['unigram_loss']).max())} nats"  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def capital_over_time(run: RunFrames, width: int | str = 860, data: str | None =
         .transform_filter("isValid(datum.edges)")
         .transform_calculate(
             told=told("share", "none").replace(" (no se)", ""),
-            flag="datum.flagged ? 'yes: ablated loss above unigram loss' : 'no'",
+            flag="datum.flagged ? 'yes: ablated loss beyond the error of the unigram loss' : 'no'",
         )
         .encode(x=step_axis(run.trade.steps))
     )
