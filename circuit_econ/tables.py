@@ -16,12 +16,14 @@ import polars as pl
 __all__ = [
     "BASELINES",
     "CURRENCY_UNITS",
+    "FEW",
     "SCHEMA_VERSION",
     "STEPLESS",
     "TABLES",
     "Baseline",
     "Currency",
     "Kind",
+    "Outcome",
     "Status",
     "component_key",
     "head_name",
@@ -80,10 +82,12 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "sequences": _I,
             "placebo": _F,
             "placebo_se": _F,
-            "affected": _I,  # sequences, or documents, that an estimate's error can rest on
-            "low": _F,  # ends of the 95 % interval
+            "affected": _I,  # sequences, or documents, that changed noticeably
+            "low": _F,  # ends of the 95 % interval; null where none can be vouched for
             "high": _F,
-            "outcome": _S,  # fixed; with a precision: met, used up, not estimable
+            "outcome": _S,  # an Outcome
+            "effective": _F,  # sequences, or documents, of one size that would tell as much
+            "needed": _I,  # how many an interval takes at least, where the tail is heavy
         }
     ),
     "capacity": pl.Schema({"step": _I, "component": _S, "currency": _S, "place": _S, "amount": _F}),
@@ -311,6 +315,21 @@ class Status(StrEnum):
 
     MEASURED = "measured"
     FAILED = "failed"
+
+
+class Outcome(StrEnum):
+    """What an estimate's interval is worth (:func:`circuit_econ.measures.precision.judge`)."""
+
+    FIXED = "fixed"
+    MET = "met"
+    USED_UP = "used up"
+    FEW = "few"
+    HEAVY_TAIL = "heavy tail"
+    NOT_ESTIMABLE = "not estimable"
+
+
+FEW: Final = 16
+"""Effective sequences (documents) below which intervals are wide and a tail would not show."""
 
 
 class Baseline(StrEnum):

@@ -98,7 +98,10 @@ def ledger(
                     "baseline": [b for _, b in keys], "value": values,
                     "se": [se] * len(keys), "sequences": [1 if se is None else 64] * len(keys),
                     "placebo": [v / 4 for v in values], "placebo_se": [se] * len(keys),
-                    "affected": [64] * len(keys), "outcome": ["fixed"] * len(keys),
+                    "affected": [64] * len(keys),
+                    "outcome": ["few" if se is None else "fixed"] * len(keys),
+                    "effective": [1.0 if se is None else 64.0] * len(keys),
+                    "needed": [None] * len(keys),
                     "low": [None if se is None else v - 2 * se for v in values],
                     "high": [None if se is None else v + 2 * se for v in values],
                 }  # fmt: skip

@@ -26,9 +26,11 @@ def value_table(*rows: tuple[int, str, str, float | None, float | None]) -> pl.L
             "placebo": [0.0] * len(rows),
             "placebo_se": [0.0] * len(rows),
             "affected": [8] * len(rows),
-            "low": [None] * len(rows),
-            "high": [None] * len(rows),
+            "low": [None if e is None else v - 2 * e for v, e in zip(value, se, strict=True)],
+            "high": [None if e is None else v + 2 * e for v, e in zip(value, se, strict=True)],
             "outcome": ["fixed"] * len(rows),
+            "effective": [8.0] * len(rows),
+            "needed": [None] * len(rows),
         },
     ).lazy()
 

@@ -102,7 +102,7 @@ def test_a_component_that_rarely_does_anything_is_not_estimable() -> None:
     context.model.weights.layers[1].out[:, : context.model.config.d_head] = 0
     row = table_of(context, components=["a1.h0"]).row(0, named=True)
     assert row["outcome"] == "not estimable" and row["affected"] == 0
-    assert row["value"] == 0 and row["se"] is row["low"] is row["high"] is None
+    assert row["value"] == row["se"] == 0 and row["low"] is row["high"] is None
     assert row["sequences"] == 400 - 32
 
 

@@ -115,15 +115,15 @@ def test_amount() -> None:
 
 
 def test_headline_names_the_largest_with_their_errors(tmp_path: Path) -> None:
-    # Beyond 2 se of zero, but not beyond 2 se of its placebo, which is a fourth of it.
+    # Clear of zero, but not of its placebo, which is a fourth of it.
     small = {("a0.h0", "mean"): 0.003}
     run = gather(synthetic.ledger(tmp_path / "run", failed={1: "NaN"}, overrides=small))
     assert headline(run) == (
         "At step 1,000, with a loss of 1.117 ± 0.020 nats per position, m1 (1.9417 ± 0.0010) "
         "earned most, then m0 (0.9709 ± 0.0010) and a1.h2 (0.0777 ± 0.0010): that much would be "
-        "lost if the component were replaced by its mean baseline. 8 of 8 components are further "
-        "than two standard errors from zero; 7 are that far above their placebo. 4 of 5 "
-        "checkpoints were measured."
+        "lost if the component were replaced by its mean baseline. 8 of 8 components have a 95 % "
+        "interval that excludes zero; 7 are that clear of their placebo. 4 of 5 checkpoints were "
+        "measured."
     )
 
 
@@ -143,8 +143,8 @@ def test_notices_tell_what_to_beware_of(tmp_path: Path) -> None:
             ("step 10: identical: equals step 0",),
         ),
         (
-            "The baselines disagree about 1 component: beyond 2 se, useful under one and harmful "
-            "under another.",
+            "The baselines disagree about 1 component: clearly useful under one and clearly "
+            "harmful under another.",
             (
                 "a0.h1: at 3 checkpoints; at step 1,000 positive under mean, resample, negative "
                 "under zero",
@@ -157,10 +157,11 @@ def test_notices_tell_what_to_beware_of(tmp_path: Path) -> None:
 def test_missing_errors_are_said(tmp_path: Path) -> None:
     run = gather(synthetic.ledger(tmp_path / "run", se=None))
     assert [n.text for n in notices(run)] == [
-        "120 of 120 values have no standard error: the evaluation set is a single sequence."
+        "120 of 120 values have no standard error: the evaluation set is a single sequence or "
+        "document."
     ]
     assert "(no se)" in headline(run)
-    assert "standard errors" not in headline(run)
+    assert "interval" not in headline(run)
 
 
 def test_a_sound_run_has_no_notices(tmp_path: Path) -> None:

@@ -12,9 +12,6 @@ from circuit_econ.tables import Currency, place_key
 
 __all__ = ["default_place", "returns", "sign_disagreements", "verdict"]
 
-SIGNIFICANCE: Final = 2.0
-"""A value has a sign when it is further than this many standard errors from 0."""
-
 MINIMUM_BASELINES: Final = 3
 """A verdict needs the same sign under at least so many baselines (economy, section 2)."""
 
@@ -88,10 +85,11 @@ def returns(
 
 
 def sign_disagreements(value: pl.LazyFrame) -> pl.DataFrame:
-    """Components whose value is beyond 2 se on opposite sides of 0 under different baselines.
+    """Components whose value is clear of 0 on opposite sides under different baselines.
 
     Args:
-        value: Table ``value``. A row without a standard error takes no side.
+        value: Table ``value``, of which the ends of the 95 % interval are read. A row without the
+            end that faces 0 takes no side.
 
     Returns:
         step, component, and the baselines on each side as text: positive, negative. In the order
@@ -115,16 +113,17 @@ def sign_disagreements(value: pl.LazyFrame) -> pl.DataFrame:
 def verdict(value: pl.LazyFrame) -> pl.DataFrame:
     """What the baselines together say of every component at every step.
 
-    - ``useful``: value > 2 se under at least three baselines and < −2 se under none;
+    - ``useful``: the 95 % interval is above 0 under at least three baselines, below under none;
     - ``harmful``: the mirror image;
-    - ``contested``: beyond 2 se on both sides;
+    - ``contested``: above 0 under one, below it under another;
     - ``open``: anything else, so always with fewer than three baselines.
 
     Args:
-        value: Table ``value``. A row without a standard error takes no side.
+        value: Table ``value``, of which the ends of the 95 % interval are read. A row without the
+            end that faces 0 takes no side.
 
     Returns:
-        step, component, baselines (how many), positive, negative (how many beyond 2 se), verdict.
+        step, component, baselines (how many), positive, negative (how many of them), verdict.
     """
     positive, negative = pl.col("positive"), pl.col("negative")
     said = (
@@ -140,11 +139,10 @@ def verdict(value: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _with_side(value: pl.LazyFrame) -> pl.LazyFrame:
-    """Adds ``side``: 1 or −1 where the value is beyond 2 se of 0, else 0."""
-    # NaN sorts above every number in polars, so an undefined error must become null first.
-    margin = SIGNIFICANCE * pl.col("se").fill_nan(None)
-    amount = pl.col("value").fill_nan(None)
-    side = pl.when(amount > margin).then(1).when(amount < -margin).then(-1).otherwise(0)
+    """Adds ``side``: 1 or −1 where the 95 % interval lies above or below 0, else 0."""
+    # NaN sorts above every number in polars, so an undefined end must become null first.
+    low, high = (pl.col(end).fill_nan(None) for end in ("low", "high"))
+    side = pl.when(low > 0).then(1).when(high < 0).then(-1).otherwise(0)
     return value.with_columns(side.cast(pl.Int64).alias("side"))
 
 

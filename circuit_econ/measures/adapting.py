@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from circuit_econ.measures.precision import PILOT, Precision, first_guess, next_guess
+from circuit_econ.measures.precision import PILOT, Precision, first_guess, next_guess, tail
 from circuit_econ.measures.statistics import Estimate, estimate
 from circuit_econ.measures.sweep import Draw, Sweep
 
-__all__ = ["Adapted", "adapt", "pilot_panels"]
+__all__ = ["Adapted", "adapt", "estimate_of", "pilot_panels"]
 
 Adapted = dict[int, slice]
 """By variant, the columns that its estimate is made of."""
@@ -27,7 +27,11 @@ def pilot_panels(draw: Draw) -> int:
 
 
 def adapt(
-    sweep: Sweep, numbers: Sequence[int], placebos: Sequence[int], precision: Precision
+    sweep: Sweep,
+    numbers: Sequence[int],
+    placebos: Sequence[int],
+    precision: Precision,
+    kindred: Sequence[int],
 ) -> Adapted:
     """Measure variants until their standard errors are as asked for, or all sequences are used.
 
@@ -36,6 +40,7 @@ def adapt(
         numbers: Variants that are estimated.
         placebos: Variants that run on the pilot alone.
         precision: What is asked for.
+        kindred: Those of ``numbers`` whose tails speak for all.
 
     Returns:
         Columns of each estimate: those behind the pilot, as many as it took.
@@ -48,25 +53,30 @@ def adapt(
     sweep.run(range(pilot), [*numbers, *placebos])
     begin = sweep.panels[pilot][0]
     reached = dict.fromkeys(numbers, pilot)
-    wanted = {n: first_guess(_estimate(sweep, n, slice(0, begin)), precision) for n in numbers}
+    found = {n: estimate_of(sweep, [n], slice(0, begin)) for n in numbers}
+    spread = tail(found[n] for n in kindred)
+    wanted = {n: first_guess(found[n], precision, spread) for n in numbers}
     while wanted:
         goal = {n: _panel_of(sweep, begin, units, reached[n]) for n, units in wanted.items()}
         cuts = sorted({*(reached[n] for n in goal), *goal.values()})
         for first, last in pairwise(cuts):
             sweep.run(range(first, last), [n for n in goal if reached[n] <= first < goal[n]])
         reached |= goal
-        asked = {
-            n: next_guess(_estimate(sweep, n, slice(begin, _end(sweep, reached[n]))), precision)
-            for n in goal
-            if reached[n] < len(sweep.panels)
-        }
+        found |= {n: estimate_of(sweep, [n], slice(begin, _end(sweep, reached[n]))) for n in goal}
+        # What one has met of the tail is news for all, also for those that were content before.
+        spread = tail(found[n] for n in kindred)
+        short = [n for n in numbers if reached[n] < len(sweep.panels)]
+        asked = {n: next_guess(found[n], precision, spread) for n in short}
         wanted = {n: units for n, units in asked.items() if units is not None}
     return {n: slice(begin, _end(sweep, reached[n])) for n in numbers}
 
 
-def _estimate(sweep: Sweep, number: int, columns: slice) -> Estimate:
-    clusters = None if sweep.clusters is None else sweep.clusters[columns]
-    return estimate(sweep.difference[number, columns], sweep.counts[columns], clusters)
+def estimate_of(sweep: Sweep, numbers: Sequence[int], columns: slice) -> Estimate:
+    """Of the mean over some variants, over those of the columns that were measured."""
+    differences = sweep.difference[list(numbers)][:, columns].mean(0)
+    there = ~differences.isnan()
+    clusters = None if sweep.clusters is None else sweep.clusters[columns][there]
+    return estimate(differences[there], sweep.counts[columns][there], clusters)
 
 
 def _units(draw: Draw, columns: int) -> int:

@@ -10,10 +10,15 @@ from jaxtyping import Float, Int
 from scipy import special
 from torch import Tensor
 
-__all__ = ["AFFECTED", "Estimate", "estimate", "interval", "known", "ratio_estimate"]
-
-AFFECTED = 30
-"""Sequences (documents) that must be affected for an interval to be honest."""
+__all__ = [
+    "Estimate",
+    "effective_units",
+    "estimate",
+    "interval",
+    "known",
+    "quantile",
+    "ratio_estimate",
+]
 
 _NOTICEABLE = 0.05
 """Share of the largest effect on a sequence from which another counts as affected."""
@@ -29,8 +34,9 @@ class Estimate:
         low: Lower end of the 95 % interval; NaN likewise.
         high: Upper end.
         units: Sequences, or documents, that it rests on.
-        affected: How many of them changed by at least a twentieth of the one that changed most:
-            where few carry a mean, its error cannot be told from them.
+        affected: How many of them changed by at least a twentieth of the one that changed most.
+        effective: How many units of one size are worth as much (:func:`effective_units`).
+        skewness: Of what single units say, about the mean; 0 where all say the same.
     """
 
     mean: float
@@ -39,6 +45,8 @@ class Estimate:
     high: float
     units: int
     affected: int
+    effective: float
+    skewness: float
 
 
 def known(x: float) -> float | None:
@@ -57,23 +65,68 @@ def estimate(
     largest = float(effects.max())
     affected = int((effects >= _NOTICEABLE * largest).sum()) if largest > 0 else 0
     residual = _by_cluster(sums.double() - mean * counts.double(), clusters)
-    low, high = interval(mean, se, residual)
-    return Estimate(mean, se, low, high, len(residual), affected)
+    sizes = _by_cluster(counts.double(), clusters)
+    low, high = interval(mean, se, residual, sizes)
+    return Estimate(
+        mean=mean,
+        se=se,
+        low=low,
+        high=high,
+        units=len(residual),
+        affected=affected,
+        effective=effective_units(counts, clusters),
+        skewness=_skewness(residual / sizes.clamp(min=1)),
+    )
 
 
-def interval(mean: float, se: float, residuals: Float[Tensor, " G"]) -> tuple[float, float]:
-    """The 95 % interval of a mean: each end is the farther one of Student's and of Hall's.
+def effective_units(
+    counts: Float[Tensor, " S"] | Int[Tensor, " S"], clusters: Int[Tensor, " S"] | None = None
+) -> float:
+    """How many documents of one size tell as much about an error as these of different sizes.
 
-    Hall (1992) transforms the studentised mean so that the skewness of the sample no longer shifts
-    its tails: g(T) = T + aT²/3 + a²T³/27 + a/6 with a = skewness/√G, inverted in closed form.
-    Where the tails are long on one side Student's interval misses too often on that side (lognormal
-    values: 88 % instead of 95 % after a pilot); where they are long on both sides the sample's
-    skewness is noise and Hall's interval is too short. The farther end of both serves either.
+    G* = (Σ_g n_g²)² / Σ_g n_g⁴ for n_g scored positions in cluster g: Satterthwaite's degrees of
+    freedom of the squared residuals, for documents that go their own way as a whole (Carter,
+    Schnepel & Steigerwald 2017, for a mean and full correlation within a cluster). G for equal
+    sizes, close to 1 where one document outweighs the rest. Known before anything is measured.
+
+    Args:
+        counts: Scored positions per sequence.
+        clusters: Which document each sequence comes from; None if each stands for itself.
+    """
+    squares = _by_cluster(counts.double(), clusters).square()
+    return float(squares.sum().square() / squares.square().sum().clamp(min=1))
+
+
+def quantile(effective: float) -> float:
+    """Student's 97.5 % quantile for a number of effective units.
+
+    With less than one degree of freedom it is that of one, 12.7: a single document says next to
+    nothing about others, but no number would say nothing.
+    """
+    return float(special.stdtrit(max(effective - 1, 1.0), 0.975))
+
+
+def interval(
+    mean: float, se: float, residuals: Float[Tensor, " G"], sizes: Float[Tensor, " G"]
+) -> tuple[float, float]:
+    """The 95 % interval of a mean: each end is the farthest one of Student's and of Hall's.
+
+    Student's has as many degrees of freedom as there are effective units, less one
+    (:func:`effective_units`). Hall (1992) transforms the studentised mean so that the skewness of
+    the sample no longer shifts its tails: g(T) = T + aT²/3 + a²T³/27 + a/6 with a = skewness/√G,
+    inverted in closed form; once for the skewness of the residuals, once for that of residuals per
+    position (equal where units have one size). Where the tails are long on one side Student's
+    interval misses too often on that side; where they are long on both sides the sample's skewness
+    is noise and Hall's interval is too short. The farthest end of all serves either.
+
+    No sample knows of a tail it has not seen: whether there may be one is asked of all effects of a
+    checkpoint together (:func:`circuit_econ.measures.precision.judge`).
 
     Args:
         mean: The estimate.
         se: Its standard error.
         residuals: What each of the G units adds to the deviation of the mean.
+        sizes: Scored positions of each.
 
     Returns:
         Both ends; NaN where there is but one unit.
@@ -81,21 +134,26 @@ def interval(mean: float, se: float, residuals: Float[Tensor, " G"]) -> tuple[fl
     units = len(residuals)
     if units < 2 or math.isnan(se):
         return math.nan, math.nan
-    quantile = float(special.stdtrit(units - 1, 0.975))
-    spread = float(residuals.square().mean().sqrt())
-    if spread == 0:
-        return mean, mean
+    student = quantile(effective_units(sizes))
+    up = down = student
+    for parts in (residuals, residuals / sizes.clamp(min=1)):
+        a = _skewness(parts) / math.sqrt(units)
+        up, down = max(up, _hall(student, a)), max(down, -_hall(-student, a))
+    return mean - se * up, mean + se * down
+
+
+def _hall(t: float, a: float) -> float:
+    """Hall's transformation inverted, for a skewness of a·√G."""
+    if abs(a) < 1e-6:
+        return t
+    return 3 / a * (math.copysign(abs(x := 1 + a * (t - a / 6)) ** (1 / 3), x) - 1)
+
+
+def _skewness(parts: Float[Tensor, " G"]) -> float:
+    """About 0, where the mean is. 0 for no spread."""
+    spread = float(parts.square().mean().sqrt())
     # Scaled before it is cubed: the cube of a small number vanishes.
-    a = float((residuals / spread).pow(3).mean()) / math.sqrt(units)
-
-    def hall(t: float) -> float:
-        if abs(a) < 1e-6:
-            return t
-        return 3 / a * (math.copysign(abs(x := 1 + a * (t - a / 6)) ** (1 / 3), x) - 1)
-
-    low = mean - se * max(quantile, hall(quantile))
-    high = mean - se * min(-quantile, hall(-quantile))
-    return low, high
+    return float((parts / spread).pow(3).mean()) if spread > 0 else 0.0
 
 
 def ratio_estimate(

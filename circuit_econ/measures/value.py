@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
-from circuit_econ.measures.adapting import adapt, pilot_panels
+from circuit_econ.measures.adapting import adapt, estimate_of, pilot_panels
 from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.plan import GROUP
-from circuit_econ.measures.precision import verdict
-from circuit_econ.measures.statistics import Estimate, estimate, known
+from circuit_econ.measures.precision import judge, tail
+from circuit_econ.measures.statistics import Estimate, known
 from circuit_econ.measures.sweep import Draw, Sweep
 from circuit_econ.measures.variants import Variant
 from circuit_econ.model import ModelConfig
@@ -80,9 +80,10 @@ def run(context: Context, settings: ValueSettings) -> Mapping[str, pl.DataFrame]
     was measured on the reference sequences: how it would differ on others is not part of them.
 
     Where a precision is asked for, each row rests on as many sequences as it needs, behind a pilot
-    that only decides (:mod:`~circuit_econ.measures.precision`); ``outcome`` says whether the
-    precision was ``met``, the set was ``used up``, or the value is ``not estimable`` because fewer
-    than 30 sequences were affected (``affected``): then the mean stands without error or interval.
+    that only decides (:mod:`~circuit_econ.measures.precision`). With or without, ``outcome`` says
+    what the interval is worth (:func:`~circuit_econ.measures.precision.judge`): where the effects
+    of the checkpoint have a heavy tail only one end is given, and ``needed`` says how many
+    sequences (documents) both take at least.
 
     The placebo moves the stream by the component's own differences (output − baseline) shuffled
     over the sequences and positions of a group of eight random sequences: the same amounts of the
@@ -102,51 +103,42 @@ def run(context: Context, settings: ValueSettings) -> Mapping[str, pl.DataFrame]
     shuffles = [Variant(*key, placebo=True, draw=d) for key in singles for d in range(draws)]
     sweep = Sweep(context, [*variants, *shuffles], settings.positions)
     numbers = range(len(keys))
+    kindred = [n for n in numbers if len(keys[n][0]) == 1] or list(numbers)
     placebos = range(len(keys), len(keys) + len(shuffles))
     if context.precision is None:
         sweep.run(range(len(sweep.panels)), [*numbers, *placebos])
         columns = dict.fromkeys(numbers, slice(0, len(sweep.order)))
     else:
-        columns = adapt(sweep, numbers, placebos, context.precision)
+        columns = adapt(sweep, numbers, placebos, context.precision, kindred)
     placebo: dict[object, Estimate] = {}
     if draws:
         for key, first in zip(singles, placebos[::draws], strict=True):
-            placebo[key] = _estimate(sweep, range(first, first + draws), slice(None))
-    rows = []
-    for number, key in enumerate(keys):
-        found = _estimate(sweep, [number], columns[number])
-        outcome = verdict(found, context.precision)
-        if outcome == "not estimable":
-            found = replace(found, se=math.nan, low=math.nan, high=math.nan)
-        size = columns[number].stop - columns[number].start
-        rows.append((key, found, placebo.get(key), outcome, size))
+            placebo[key] = estimate_of(sweep, range(first, first + draws), slice(None))
+    found = {n: estimate_of(sweep, [n], columns[n]) for n in numbers}
+    spread = tail(found[n] for n in kindred)
+    judged = [judge(found[n], context.precision, spread) for n in numbers]
+    placebos_of = [placebo.get(key) for key in keys]
     return {
         "value": make_table(
             "value",
             {
                 "step": context.step,
-                "component": [set_name([p.name for p in parts]) for (parts, _), *_ in rows],
-                "baseline": [str(baseline) for (_, baseline), *_ in rows],
-                "value": [known(found.mean) for _, found, *_ in rows],
-                "se": [known(found.se) for _, found, *_ in rows],
-                "sequences": [size for *_, size in rows],
-                "placebo": [known(other.mean) if other else None for _, _, other, *_ in rows],
-                "placebo_se": [known(other.se) if other else None for _, _, other, *_ in rows],
-                "affected": [found.affected for _, found, *_ in rows],
-                "low": [known(found.low) for _, found, *_ in rows],
-                "high": [known(found.high) for _, found, *_ in rows],
-                "outcome": [outcome for *_, outcome, _ in rows],
+                "component": [set_name([p.name for p in parts]) for parts, _ in keys],
+                "baseline": [str(baseline) for _, baseline in keys],
+                "value": [known(found[n].mean) for n in numbers],
+                "se": [known(found[n].se) for n in numbers],
+                "sequences": [columns[n].stop - columns[n].start for n in numbers],
+                "placebo": [known(other.mean) if other else None for other in placebos_of],
+                "placebo_se": [known(other.se) if other else None for other in placebos_of],
+                "affected": [found[n].affected for n in numbers],
+                "low": [known(one.low) for one in judged],
+                "high": [known(one.high) for one in judged],
+                "outcome": [str(one.outcome) for one in judged],
+                "effective": [found[n].effective for n in numbers],
+                "needed": [one.needed for one in judged],
             },
         )
     }
-
-
-def _estimate(sweep: Sweep, numbers: Sequence[int], columns: slice) -> Estimate:
-    """Of the mean over some variants, over those of the columns that were measured."""
-    differences = sweep.difference[list(numbers)][:, columns].mean(0)
-    there = ~differences.isnan()
-    clusters = None if sweep.clusters is None else sweep.clusters[columns][there]
-    return estimate(differences[there], sweep.counts[columns][there], clusters)
 
 
 def depths(

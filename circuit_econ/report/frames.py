@@ -35,10 +35,10 @@ class RunFrames:
         run: The content of ``run.yaml``.
         checkpoints: Table ``checkpoints`` with ``run``, sorted by step.
         accounts: One row per step, component and baseline: run, step, loss, component, kind, layer,
-            group ("layer 2"), label ("h3", "mlp"), baseline, value, se, sequences, placebo,
-            placebo_se, verdict (of all baselines together), then a column per currency and one
-            per attention score (:data:`SCORE`). Without values the baseline is null and the rows
-            are those of the other tables.
+            group ("layer 2"), label ("h3", "mlp"), baseline, value, se, low, high, sequences,
+            placebo, placebo_se, outcome, effective, needed, verdict (of all baselines together),
+            then a column per currency and one per attention score (:data:`SCORE`). Without values
+            the baseline is null and the rows are those of the other tables.
         others: step, component and a column per currency, for what is no component (biases, norms,
             shared keys and values, unembedding), which has capacity but no value.
         audit: Table ``audit``.
@@ -117,7 +117,8 @@ def gather(ledger: Ledger, name: str | None = None) -> RunFrames:
         .select(
             pl.lit(name).alias("run"),
             *("step", "loss", "component", "kind", "layer", "group", "label", "baseline"),
-            *("value", "se", "sequences", "placebo", "placebo_se", "verdict"),
+            *("value", "se", "low", "high", "sequences", "placebo", "placebo_se"),
+            *("outcome", "effective", "needed", "verdict"),
             *currencies,
             *scores,
         )

@@ -167,7 +167,8 @@ def _add_values(page: Sections) -> None:
         "largest",
         "The largest values",
         "The components with the largest values at any checkpoint are coloured, with bands of "
-        "± 1.96 standard errors; the others are grey.",
+        "their 95 % interval; the others are grey. Where the tail of the effects is heavy only the "
+        "end away from it is known, and only that side is drawn.",
         *(
             page.chart(
                 charts.value_over_time(run, "container", data=f"accounts/{run.name}"),
@@ -199,7 +200,7 @@ def _add_capacity(page: Sections) -> None:
         "Value against capacity",
         "Components on one ray from the origin have the same return; those above the dashed line "
         "return more for their capacity than the mean component at this checkpoint. "
-        "Bars are ± 1.96 standard errors, grey trails the ways of the largest; the axes do not "
+        "Bars are 95 % intervals, grey trails the ways of the largest; the axes do not "
         "move with the slider.",
         page.chart(
             charts.value_against_capacity(both, "container", "accounts", page.steps),
@@ -235,7 +236,7 @@ def _add_table(page: Sections) -> None:
         "table",
         "Every component",
         "Click a heading to sort. Return is value divided by capacity in the chosen currency; ± is "
-        "one standard error. A verdict needs the same sign beyond 2 standard errors under at least "
+        "one standard error. A verdict needs a 95 % interval on the same side of 0 under at least "
         "three baselines.",
         '<p class="filter"><label>show only <input id="filter" type="search" '
         'placeholder="a1.h or mlp" spellcheck="false"></label> <span id="caption"></span></p>'

@@ -10,6 +10,7 @@ import polars as pl
 
 from circuit_econ.accounts import sign_disagreements
 from circuit_econ.report.frames import RunFrames
+from circuit_econ.tables import FEW, Outcome
 
 __all__ = [
     "Notice",
@@ -119,11 +120,13 @@ def headline(run: RunFrames) -> str:
     ]
     if rows["se"].is_not_null().any():
         se, placebo_se = (pl.col(c).fill_nan(None) for c in ("se", "placebo_se"))
-        clear = rows.filter(pl.col("value").abs() > 2 * se).height
-        beyond = pl.col("value") - pl.col("placebo") > 2 * (se**2 + placebo_se**2).sqrt()
+        clear = rows.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
+        # The same sequences: as many standard errors of the difference as the interval has below.
+        errors = (pl.col("value") - pl.col("low")) / se
+        beyond = pl.col("value") - pl.col("placebo") > errors * (se**2 + placebo_se**2).sqrt()
         sentences.append(
-            f"{clear} of {rows.height} components are further than two standard errors from zero; "
-            f"{rows.filter(beyond).height} are that far above their placebo."
+            f"{clear} of {rows.height} components have a 95 % interval that excludes zero; "
+            f"{rows.filter(beyond).height} are that clear of their placebo."
         )
     sentences.append(f"{measured} of {run.checkpoints.height} checkpoints were measured.")
     return " ".join(sentences)
@@ -203,7 +206,7 @@ def _value_notices(run: RunFrames) -> list[Notice]:
         found.append(
             Notice(
                 f"The baselines disagree about {_count(by_component.height, 'component')}: "
-                "beyond 2 se, useful under one and harmful under another.",
+                "clearly useful under one and clearly harmful under another.",
                 tuple(
                     f"{component}: at {_count(count, 'checkpoint')}; at step {step:,} positive "
                     f"under {positive}, negative under {negative}"
@@ -211,13 +214,60 @@ def _value_notices(run: RunFrames) -> list[Notice]:
                 ),
             )
         )
-    lacking = run.accounts.filter(pl.col("value").is_not_null() & pl.col("se").is_null())
-    if lacking.height:
-        single = lacking["sequences"].max() == 1
-        why = ": the evaluation set is a single sequence" if single else ""
-        share = f"{lacking.height:,} of {_count(run.accounts.height, 'value')}"
-        found.append(Notice(f"{share} have no standard error{why}."))
+    return found + _interval_notices(run)
+
+
+def _interval_notices(run: RunFrames) -> list[Notice]:
+    """Values whose interval is wide, open or missing, and why."""
+    valued = run.accounts.filter(pl.col("value").is_not_null())
+    no_error, few = pl.col("se").is_null(), pl.col("outcome") == Outcome.FEW
+    kinds: list[tuple[pl.Expr, str]] = [
+        (
+            pl.col("outcome") == Outcome.HEAVY_TAIL,
+            "have a heavy tail: a few sequences carry the effects of their checkpoint, and others "
+            "may not have been met, so that only the end of the interval that faces away from the "
+            "tail is given. Both ends need at least {least:,} sequences or documents, and up to "
+            "{most:,}.",
+        ),
+        (
+            few & ~no_error,
+            "rest on few documents: their {sequences:,} sequences tell as much about an error as "
+            f"{{effective:.1f}} documents of one size. Below {FEW} the intervals are wide, and "
+            "a heavy tail would not show.",
+        ),
+        (
+            few & no_error,
+            "have no standard error: the evaluation set is a single sequence or document.",
+        ),
+        (
+            pl.col("outcome") == Outcome.NOT_ESTIMABLE,
+            "are 0 on every sequence measured, which does not say how they vary on others: they "
+            "have no interval.",
+        ),
+    ]
+    found = []
+    for which, text in kinds:
+        rows = valued.filter(which)
+        if rows.height:
+            numbers = {
+                "least": rows["needed"].min(),
+                "most": rows["needed"].max(),
+                "sequences": rows["sequences"].max(),
+                "effective": rows["effective"].min(),
+            }
+            share = f"{rows.height:,} of {_count(valued.height, 'value')}"
+            found.append(Notice(f"{share} {text.format(**numbers)}", _by_step(rows)))
     return found
+
+
+def _by_step(rows: pl.DataFrame) -> tuple[str, ...]:
+    """The components concerned, a line for each checkpoint."""
+    lines = []
+    for (step,), part in rows.group_by("step", maintain_order=True):
+        names = part["component"].unique(maintain_order=True).to_list()
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        lines.append(f"step {step:,}: {', '.join(names[:_LISTED])}{more}")
+    return tuple(lines)
 
 
 def _count(number: int, noun: str, several: str | None = None) -> str:

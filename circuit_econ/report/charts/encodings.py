@@ -12,6 +12,7 @@ import polars as pl
 
 from circuit_econ.report.frames import RunFrames
 from circuit_econ.report.theme import KIND_COLOURS, LIGHT
+from circuit_econ.tables import Outcome
 
 __all__ = [
     "LARGEST_FIRST",
@@ -27,6 +28,7 @@ __all__ = [
     "checkpoint_choice",
     "colour_limit",
     "currency_choice",
+    "end_or_value",
     "kind_scale",
     "moment",
     "moment_title",
@@ -43,7 +45,8 @@ __all__ = [
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
 Z95: Final = 1.96
-"""Error bars and bands are this many standard errors to either side."""
+"""Error bars and bands are this many standard errors to either side, except those of values, which
+show the interval in the ledger."""
 
 OF_BASELINE: Final = "(datum.baseline === baseline || !isValid(datum.baseline))"
 """Vega expression for the rows of the chosen baseline, and of none."""
@@ -118,7 +121,22 @@ def told(number: str, error: str, style: str = ".4~g") -> str:
     )
 
 
-TOLD: Final = {"told_value": told("value", "se"), "told_placebo": told("placebo", "placebo_se")}
+def end_or_value(end: str) -> str:
+    """Vega expression for an end of the 95 % interval; one that cannot be given has no length."""
+    return f"isValid(datum.{end}) ? datum.{end} : datum.value"
+
+
+_ENDS: Final = " + ' … ' + ".join(
+    f"(isValid(datum.{end}) ? format(datum.{end}, '.3~g') : '?')" for end in ("low", "high")
+)
+_UNSURE: Final = json.dumps([Outcome.FEW, Outcome.HEAVY_TAIL, Outcome.NOT_ESTIMABLE])
+
+TOLD: Final = {
+    "told_value": told("value", "se"),
+    "told_interval": f"{_ENDS} + (indexof({_UNSURE}, datum.outcome) < 0 ? '' : ' (' + datum.outcome"
+    " + (isValid(datum.needed) ? ', needs ' + format(datum.needed, ',') + ' or more' : '') + ')')",
+    "told_placebo": told("placebo", "placebo_se"),
+}
 """Calculated columns that :func:`value_tooltip` shows."""
 
 
@@ -129,6 +147,7 @@ def value_tooltip() -> list[alt.Tooltip]:
         alt.Tooltip("step:Q", format=","),
         alt.Tooltip("baseline:N"),
         alt.Tooltip("told_value:N", title="value"),
+        alt.Tooltip("told_interval:N", title="95 % interval"),
         alt.Tooltip("told_placebo:N", title="placebo"),
     ]
 

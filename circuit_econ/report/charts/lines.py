@@ -12,9 +12,9 @@ from circuit_econ.report.charts.encodings import (
     OF_BASELINE,
     TOLD,
     VALUE,
-    Z95,
     AnyChart,
     baseline_choice,
+    end_or_value,
     quantity_choice,
     step_axis,
     supply,
@@ -45,8 +45,8 @@ def value_over_time(run: RunFrames, width: int | str = 860, data: str | None = N
     base = (
         _ranked(alt.Chart(), "abs(datum.value)")
         .transform_calculate(
-            low=f"datum.value - {Z95} * (datum.se || 0)",
-            high=f"datum.value + {Z95} * (datum.se || 0)",
+            low=end_or_value("low"),
+            high=end_or_value("high"),
         )
         .encode(x=step_axis(run.steps))
     )

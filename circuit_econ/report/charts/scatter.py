@@ -14,11 +14,11 @@ from circuit_econ.report.charts.encodings import (
     SHORT_NUMBER,
     TOLD,
     VALUE,
-    Z95,
     AnyChart,
     baseline_choice,
     checkpoint_choice,
     currency_choice,
+    end_or_value,
     kind_scale,
     run_colour,
     supply,
@@ -67,8 +67,8 @@ def value_against_capacity(
         .transform_filter(OF_BASELINE)
         .transform_calculate(
             capacity="datum[currency]",
-            low=f"datum.value - {Z95} * (datum.se || 0)",
-            high=f"datum.value + {Z95} * (datum.se || 0)",
+            low=end_or_value("low"),
+            high=end_or_value("high"),
         )
         .transform_filter("isValid(datum.capacity) && isValid(datum.value)")
         .transform_joinaggregate(
