@@ -15,12 +15,14 @@ from circuit_econ.errors import CheckpointError, ConfigurationError
 from circuit_econ.measures import Plan
 from circuit_econ.measures.circuits import CIRCUITS
 from circuit_econ.measures.income import INCOME
+from circuit_econ.measures.statistics import effective_units
 from circuit_econ.measures.untrained_flows import PASSES
 from circuit_econ.model import Format, ModelConfig, Source, read_config
 from circuit_econ.model.weights import blank
 from circuit_econ.pipeline import check_fits
 from circuit_econ.runs import evaluation_of, training_of, trajectory_of
 from circuit_econ.settings import Settings
+from circuit_econ.tables import FEW
 from circuit_econ.trajectory import open_trajectory
 
 __all__ = ["Forecast", "forecast", "predict"]
@@ -41,6 +43,9 @@ class Forecast:
     Attributes:
         name: The trajectory.
         steps: Checkpoints it would measure.
+        units: Sequences (documents, where several come from one) that errors would rest on.
+        effective: How many of one size would tell as much
+            (:func:`circuit_econ.measures.statistics.effective_units`).
         config: The model.
         plan: How the work would be cut.
         passes: Forward passes over the evaluation set per checkpoint, by measure.
@@ -52,6 +57,8 @@ class Forecast:
 
     name: str
     steps: tuple[int, ...]
+    units: int
+    effective: float
     config: ModelConfig
     plan: Plan
     passes: dict[str, float]
@@ -84,6 +91,7 @@ def forecast(run: RunConfig) -> Group:
         ("checkpoints", f"{len(found.steps)}: {_shown(found.steps)}"),
         ("model", _model(found.config)),
         ("training first", f"{found.training_steps} steps" if found.training_steps else "no"),
+        ("errors rest on", _witnesses(found)),
         ("cut", f"{found.plan.panel} sequences traced, {found.plan.rows} ablated rows together"),
         *((f"passes, {k}", f"{v:.1f} per checkpoint") for k, v in found.passes.items()),
         ("weights to read", "not known" if found.bytes is None else f"{found.bytes / 1e6:.1f} MB"),
@@ -131,7 +139,12 @@ def predict(run: RunConfig) -> Forecast:
         # Untrained models come first, once for the run and for all of its shape and data.
         each = measuring[INCOME.name] * PASSES / passes[INCOME.name]
         preparing += settings.options[CIRCUITS.name].untrained * each
-    return Forecast(name, steps, config, plan, passes, size, training, preparing, measuring)
+    counts, clusters = (evaluation.targets >= 0).sum(1), evaluation.clusters
+    units = len(counts) if clusters is None else len(clusters.unique())
+    effective = effective_units(counts, clusters)
+    return Forecast(
+        name, steps, units, effective, config, plan, passes, size, training, preparing, measuring
+    )
 
 
 def _trajectory(run: RunConfig) -> tuple[str, tuple[int, ...], Source, int | None, int]:
@@ -153,6 +166,15 @@ def _trajectory(run: RunConfig) -> tuple[str, tuple[int, ...], Source, int | Non
     sizes = [trajectory.bytes(step) for step in trajectory.steps]
     total = None if any(s is None for s in sizes) else sum(s for s in sizes if s is not None)
     return trajectory.name, trajectory.steps, source, total, 0
+
+
+def _witnesses(found: Forecast) -> str:
+    told = f"{found.units:,} sequences or documents"
+    if found.effective < 0.9 * found.units:
+        told += f", which tell as much as {found.effective:.1f} of one size"
+    if found.effective < FEW:
+        told += f"; below {FEW} intervals are wide: give more documents, or fewer sequences of each"
+    return told
 
 
 def _most(run: RunConfig) -> str:

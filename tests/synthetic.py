@@ -53,6 +53,7 @@ def ledger(
     se: float | None = 0.001,
     overrides: Mapping[tuple[str, str], float] | None = None,
     extra: Mapping[tuple[str, str], float] | None = None,
+    outcomes: Mapping[tuple[str, str], str] | None = None,
     run: Mapping[str, Any] | None = None,
     mlp: bool = True,
     others: bool = True,
@@ -61,7 +62,9 @@ def ledger(
 
     ``failed`` and ``audit`` map steps to reasons and details; ``overrides`` maps (component,
     baseline) to a value that holds at every step; ``extra`` does so for sets of components.
+    ``outcomes`` maps (component, baseline) to an outcome; the others are as asked for.
     """
+    outcomes = outcomes or {}
     failed, audit, overrides, extra = failed or {}, audit or {}, overrides or {}, extra or {}
     names = components(layers, heads, mlp)
     content = {
@@ -99,9 +102,11 @@ def ledger(
                     "se": [se] * len(keys), "sequences": [1 if se is None else 64] * len(keys),
                     "placebo": [v / 4 for v in values], "placebo_se": [se] * len(keys),
                     "affected": [64] * len(keys),
-                    "outcome": ["few" if se is None else "fixed"] * len(keys),
+                    "outcome": [outcomes.get(k, "few" if se is None else "fixed") for k in keys],
                     "effective": [1.0 if se is None else 64.0] * len(keys),
-                    "needed": [None] * len(keys),
+                    "needed": [
+                        900 if outcomes.get(k) == "heavy tail" else None for k in keys
+                    ],
                     "low": [None if se is None else v - 2 * se for v in values],
                     "high": [None if se is None else v + 2 * se for v in values],
                 }  # fmt: skip

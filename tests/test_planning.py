@@ -34,6 +34,9 @@ def test_a_plan_names_checkpoints_and_passes_loads_no_weights_and_writes_nothing
     assert "training first no" in text
     assert "passes, attention 1.0 per checkpoint" in text
     assert f"weights to read {size / 1e6:.1f} MB" in text
+    # Three windows of one document and two of another: (9 + 4)² / (81 + 16).
+    assert "errors rest on 2 sequences or documents, which tell as much as 1.7 of one size" in text
+    assert "below 16 intervals are wide: give more documents" in text
     assert "time about" in text and "seconds, value" in text and "out done" in text
     assert contents(run.folder) == before
 

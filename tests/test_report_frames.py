@@ -154,6 +154,32 @@ def test_notices_tell_what_to_beware_of(tmp_path: Path) -> None:
     ]
 
 
+def test_intervals_that_are_open_wide_or_missing_are_said_with_the_reason(tmp_path: Path) -> None:
+    outcomes = {("a0.h0", "mean"): "heavy tail", ("m0", "zero"): "not estimable"}
+    outcomes |= {("m1", "mean"): "few"}
+    found = notices(gather(synthetic.ledger(tmp_path / "run", steps=(0, 5), outcomes=outcomes)))
+    assert [(n.text, n.details) for n in found] == [
+        (
+            "2 of 48 values have a heavy tail: a few sequences carry the effects of their "
+            "checkpoint, and others may not have been met, so that only the end of the interval "
+            "that faces away from the tail is given. Both ends need at least 900 sequences or "
+            "documents, and up to 900.",
+            ("step 0: a0.h0", "step 5: a0.h0"),
+        ),
+        (
+            "2 of 48 values rest on few documents: their 64 sequences tell as much about an error "
+            "as 64.0 documents of one size. Below 16 the intervals are wide, and a heavy tail would"
+            " not show.",
+            ("step 0: m1", "step 5: m1"),
+        ),
+        (
+            "2 of 48 values are 0 on every sequence measured, which does not say how they vary on "
+            "others: they have no interval.",
+            ("step 0: m0", "step 5: m0"),
+        ),
+    ]
+
+
 def test_missing_errors_are_said(tmp_path: Path) -> None:
     run = gather(synthetic.ledger(tmp_path / "run", se=None))
     assert [n.text for n in notices(run)] == [
