@@ -230,9 +230,8 @@ def _chosen(
     """Which edges are cut, and why."""
     order = sorted(flows, key=lambda edge: -abs(flows[edge]))
     largest, rest = order[: settings.largest], sorted(order[settings.largest :])
-    generator = torch.Generator().manual_seed(
-        ((context.seed + _DRAW) * 1_000_003 + context.step) * 101 + number
-    )
+    mixed = ((context.seed + _DRAW) * 1_000_003 + context.step) * 101 + number
+    generator = torch.Generator().manual_seed(mixed % 2**63)
     drawn = torch.randperm(len(rest), generator=generator)[: settings.drawn].tolist()
     return dict.fromkeys(largest, "flow") | dict.fromkeys((rest[n] for n in drawn), "drawn")
 

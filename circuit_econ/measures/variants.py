@@ -269,5 +269,6 @@ class Cut(Variant):
 
 
 def _permutation(count: int, seed: int, group: int, draw: int) -> Tensor:
-    generator = torch.Generator().manual_seed((seed + _SHUFFLE) * 1_000_003 + group * 1009 + draw)
+    mixed = (seed + _SHUFFLE) * 1_000_003 + group * 1009 + draw
+    generator = torch.Generator().manual_seed(mixed % 2**63)
     return torch.randperm(count, generator=generator)
