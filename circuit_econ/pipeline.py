@@ -115,8 +115,6 @@ def walk(
             # The cut a run began with is kept, to the last bit, unless this machine has no room.
             size = kept.bytes(shape, evaluation.length, chosen.device, chosen.dtype)
         plan = kept if size <= chosen.room else plan
-        if not writer.has("components", None):
-            writer.write("components", components_table(shape))
         noticed = Noticed(trajectory, writer, remeasure)
         todo = [s for s in trajectory.steps if not noticed.is_finished(s, chosen.measures)]
         shown.begin(len(trajectory.steps), len(todo))
@@ -269,6 +267,8 @@ class _Walker:
         """Raise unless the model is of the run and computes what the checkpoint does."""
         check_fits(model.config, self.evaluation)
         table = components_table(model.config)
+        if not self.writer.has("components", None):
+            self.writer.write("components", table)
         known = self.writer.ledger.table("components").collect()
         if not known.equals(table):
             raise CheckpointError(
