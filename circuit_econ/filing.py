@@ -57,6 +57,8 @@ def put(
 ) -> None:
     """Have a file in place whole or not at all, its bytes on disk before its name.
 
+    Only a file gives way to it: no folder, and no device or pipe, which a name may also be.
+
     Args:
         write: Writes the file it is given.
         target: Where it shall be; its folder exists.
@@ -66,6 +68,10 @@ def put(
     Raises:
         OSError: If it cannot be written; nothing is left behind.
     """
+    if not target.name:
+        raise OSError("it names no file")
+    if target.exists() and not target.is_file():
+        raise OSError("a folder is there" if target.is_dir() else "what is there is no file")
     hidden = partial or target.with_name(f".{uuid4().hex}.partial")
     try:
         write(hidden)

@@ -251,6 +251,32 @@ def test_untrained_models_are_measured_once_and_go_on_where_they_stopped(
     assert largest_of_untrained(without, again, "zero", 5).equals(found)
 
 
+def test_a_cache_that_is_damaged_or_cannot_be_written_is_done_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Untrained(Format.TRANSFORMER_LENS, SHAPE, load)
+    context = Context(source(1), data(sequences=2), cache=tmp_path / "kept")
+    found = largest_of_untrained(context, source, "zero", 1)
+    (file,) = (tmp_path / "kept").glob("*.json")
+    whole = file.read_text()
+    assert largest_of_untrained(context, source, "zero", 1).equals(found)
+    changed = whole.replace("0.", "1.", 1)
+    for content in ("{", "[]", changed, '{"digest": 3, "rows": 3}'):
+        caplog.clear()
+        file.write_text(content)
+        assert largest_of_untrained(context, source, "zero", 1).equals(found)
+        assert "is damaged" in caplog.text and "measured again" in caplog.text
+        assert file.read_text() == whole
+    file.unlink()
+    file.mkdir()  # neither read nor written
+    (tmp_path / "file").write_text("in the way")
+    for cache in (tmp_path / "kept", tmp_path / "file"):
+        caplog.clear()
+        context.cache = cache
+        assert largest_of_untrained(context, source, "zero", 1).equals(found)
+        assert "untrained models are measured without being kept" in caplog.text
+
+
 def test_a_new_model_is_that_of_its_library_and_leaves_the_generator_alone() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()

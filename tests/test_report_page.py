@@ -183,8 +183,8 @@ def test_page_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(LedgerError) as caught:
             write_page([ledger], page)
     assert str(caught.value) == (
-        f"cannot write the page {str(page)!r}: No space left on device; free space or choose "
-        "another place (the ledger is untouched)"
+        f"cannot write the page {str(page)!r}: free space or choose another place "
+        "(OSError: [Errno 28] No space left on device)"
     )
     assert page.read_text() == "the old page"
     assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import networkx as nx
 import numpy as np
+
+from circuit_econ.errors import ConfigurationError, foreign
+from circuit_econ.filing import put
 
 if TYPE_CHECKING:
     Graph: TypeAlias = nx.MultiDiGraph[Any]
@@ -71,12 +73,12 @@ def edge_name(supplier: str, buyer: str, port: str) -> str:
 
 
 def written(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` write a file under a temporary name, then put it in place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Let ``write`` write a file under a temporary name, then put it in place at once.
+
+    Raises:
+        ConfigurationError: If it cannot be written there.
+    """
+    with foreign(ConfigurationError, f"cannot write {str(path)!r}: choose another --output"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(write, path)
     return path

@@ -49,7 +49,10 @@ class Defect:
 
 def is_ledger(path: Path) -> bool:
     """Whether a folder is that of a run, whatever its state."""
-    return (path / RUN_FILE).exists() or (parts_folder(path) / SEALS).exists()
+    try:
+        return (path / RUN_FILE).exists() or (parts_folder(path) / SEALS).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def check_ledger(root: Path) -> tuple[int, list[Defect]]:

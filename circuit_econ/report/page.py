@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
@@ -14,7 +13,8 @@ from typing import Final
 import altair as alt
 import vl_convert
 
-from circuit_econ.errors import ConfigurationError, LedgerError
+from circuit_econ.errors import ConfigurationError, LedgerError, foreign
+from circuit_econ.filing import put
 from circuit_econ.ledger import Ledger
 from circuit_econ.report import charts
 from circuit_econ.report.economy import add_economy, economy_tables
@@ -60,21 +60,11 @@ def write_page(ledgers: Sequence[Ledger], path: str | Path) -> Path:
         raise ConfigurationError("a report needs at least one run; name the folder a walk wrote")
     names = run_names(ledgers)
     runs = [gather(ledger, name) for ledger, name in zip(ledgers, names, strict=True)]
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    text = _document(runs)
-    try:
+    target, text = Path(path), _document(runs)
+    what = f"cannot write the page {str(target)!r}: free space or choose another place"
+    with foreign(LedgerError, what):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(target)
-    except OSError as error:
-        raise LedgerError(
-            f"cannot write the page {str(target)!r}: {error.strerror or error}; free space or "
-            "choose another place (the ledger is untouched)"
-        ) from error
-    finally:
-        if partial.is_file():
-            partial.unlink()
+        put(lambda file: file.write_text(text, encoding="utf-8", newline="\n"), target)
     return target
 
 
