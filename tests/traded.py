@@ -79,9 +79,12 @@ def trading(
                 ],
                 "composition": [("a0.h0", "a1.h0", "k", 0.4), ("embed", "a0.h0", "q", 0.1)],
                 "value": [
-                    ("a0.h0", "mean", 2.0, 0.5, 8, None, None, 8, None, None, "fixed"),
-                    ("a0.h0", "zero", 3.0, None, 8, None, None, 8, None, None, "fixed"),
-                    ("a0.h0+a0.h1", "mean", 9.0, None, 8, None, None, 8, None, None, "fixed"),
+                    (name, b, value, se, 8, None, None, 8, None, None, "fixed", 8.0, None)
+                    for name, b, value, se in (
+                        ("a0.h0", "mean", 2.0, 0.5),
+                        ("a0.h0", "zero", 3.0, None),
+                        ("a0.h0+a0.h1", "mean", 9.0, None),
+                    )
                 ],
                 "income": [("a0.h0", b, 0.75, 0.03) for b in baselines],
                 "income_stages": [

@@ -143,7 +143,21 @@ def _trade(
         parts = [sold, 0.75 * rest, *[0.25 * rest / (2 * layers - 1)] * (2 * layers - 1)]
         found["income_stages"] += [(name, baseline, n + 1, x) for n, x in enumerate(parts)]
         found["value"].append(
-            (name, baseline, 1.2 * earned, 0.003, 64, 0.0, 0.001, 64, None, None, "fixed")
+            (
+                name,
+                baseline,
+                1.2 * earned,
+                0.003,
+                64,
+                0.0,
+                0.001,
+                64,
+                None,
+                None,
+                "fixed",
+                64.0,
+                None,
+            )
         )
         found["direct"].append((name, baseline, sold, rest, 0.2 * earned, 0.003, 0.004, 0.005))
     product = sum(income.values())
