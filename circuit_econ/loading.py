@@ -13,14 +13,16 @@ from circuit_econ.settings import Settings
 __all__ = ["loader", "numbers"]
 
 
-def loader(settings: Settings) -> Callable[[Source], Model]:
-    """What makes a model of a checkpoint while another is measured.
+def loader(settings: Settings) -> Callable[[Source], Model] | None:
+    """What makes a model of a checkpoint while another is measured; None on a CPU.
 
-    On a GPU the weights travel on a stream of their own, so that copying overlaps computing; the
-    thread that loads waits for them, nobody else does.
+    There the next checkpoint is read and hashed ahead, but stays where it lies in its file until
+    its turn comes: one model and one mapped file are in memory, not two of each. On a GPU the
+    weights travel on a stream of their own, so that copying overlaps computing; the thread that
+    loads waits for them, nobody else does.
     """
     if settings.device.type != "cuda":
-        return settings.load
+        return None
     side = torch.cuda.Stream(settings.device)
 
     def load(source: Source) -> Model:

@@ -26,16 +26,12 @@ from circuit_econ.ledger import Ledger, LedgerWriter, differences
 from circuit_econ.loading import loader, numbers
 from circuit_econ.measures import Plan, Precision
 from circuit_econ.measures.statistics import ratio_estimate
-from circuit_econ.model import Model, Source, inventory
+from circuit_econ.model import Model, Source, inventory, read_config
 from circuit_econ.model.bridge import source_of
-from circuit_econ.model.check import (
-    DisagreementError,
-    check_against_bridge,
-    check_identity,
-    compare,
-)
+from circuit_econ.model.check import check_identity, compare
 from circuit_econ.noticing import Noticed, check_steps
 from circuit_econ.progress import Progress, Silent
+from circuit_econ.proving import Prover
 from circuit_econ.settings import Settings
 from circuit_econ.tables import Status, make_table
 from circuit_econ.trajectory import Trajectory, checkpoint_digest, findings, load_ahead
@@ -115,6 +111,8 @@ def walk(
             # The cut a run began with is kept, to the last bit, unless this machine has no room.
             size = kept.bytes(shape, evaluation.length, chosen.device, chosen.dtype)
         plan = kept if size <= chosen.room else plan
+        if not writer.has("components", None):
+            writer.write("components", components_table(shape))
         noticed = Noticed(trajectory, writer, remeasure)
         todo = [s for s in trajectory.steps if not noticed.is_finished(s, chosen.measures)]
         shown.begin(len(trajectory.steps), len(todo))
@@ -124,6 +122,7 @@ def walk(
         with shown, numbers(chosen.rounding):
             for loaded in _ahead(trajectory, todo, chosen):
                 walker.visit(loaded)
+                del loaded  # the next is unpacked when nothing of this one is left
         _audit(writer, shown)
         _across(writer, chosen)
         shown.finished(time.perf_counter() - began, walker.waited)
@@ -206,8 +205,7 @@ class _Walker:
         self.trajectory, self.evaluation, self.settings = trajectory, evaluation, settings
         self.plan, self.writer, self.progress = plan, writer, progress
         self.noticed, self.model = noticed, model
-        self.proven: tuple[Any, ...] | None = None
-        self.doubted = False
+        self.prover = Prover(evaluation, trajectory.steps[-1])
         self.cache: Path | None = None
         self.waited = 0.0
 
@@ -228,8 +226,6 @@ class _Walker:
         except (LedgerError, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # compiled code raises what is no Exception
-            # Where one of them is not what we take it for, none of the others is believed unasked.
-            self.doubted = self.doubted or isinstance(error, DisagreementError)
             reason = told(error)
             logger.debug("step %d", step, exc_info=error)
             self._record(loaded, digest, began, Status.FAILED, reason, (None, None))
@@ -244,17 +240,36 @@ class _Walker:
             self.writer.write("tensors", loaded.tensors, loaded.step, source=digest)
         if loaded.error is not None:
             raise loaded.error
-        assert loaded.source is not None and loaded.model is not None
+        assert loaded.source is not None
         if self.noticed.is_complete(loaded.step, self.settings.measures):
             known = self.noticed.rows[loaded.step]  # its files were touched, and it is the same
             return known["loss"], known["loss_se"]
-        if self.doubted:
-            self.proven = None
-        self._prove(loaded.model, loaded.source)
-        self._check_model(loaded.source)
-        return self._measure(loaded.model, loaded.source, loaded.step, digest)
+        model = self._prove(loaded, loaded.source)
+        return self._measure(model, loaded.source, loaded.step, digest)
 
-    def _check_model(self, source: Source) -> None:
+    def _prove(self, loaded: Loaded, source: Source) -> Model:
+        """The model, if it is of the run and computes what the checkpoint does.
+
+        Afterwards the checkpoint's own tensors are gone, and the next checkpoint is being read.
+        """
+        self._check_shape(source)
+        ready = loaded.model
+        model = self.prover.prove(source, loaded.step, lambda: ready or self.settings.load(source))
+        source.tensors.clear()
+        loaded.go_on()
+        return model
+
+    def _check_shape(self, source: Source) -> None:
+        config = read_config(source)
+        check_fits(config, self.evaluation)
+        table = components_table(config)
+        known = self.writer.ledger.table("components").collect()
+        if not known.equals(table):
+            raise CheckpointError(
+                f"{source.origin}: its components are not those of the run: {table.height} "
+                f"components in {config.n_layers} layers, {known.height} before; a run has one "
+                "shape"
+            )
         changed = differences(self.model, model_identity(source))
         if changed:
             raise CheckpointError(
@@ -262,25 +277,6 @@ class _Walker:
                 f"be another model's: {'; '.join(changed).replace('asked for', 'here')}; walk it "
                 "into an out of its own"
             )
-
-    def _prove(self, model: Model, source: Source) -> None:
-        """Raise unless the model is of the run and computes what the checkpoint does."""
-        check_fits(model.config, self.evaluation)
-        table = components_table(model.config)
-        if not self.writer.has("components", None):
-            self.writer.write("components", table)
-        known = self.writer.ledger.table("components").collect()
-        if not known.equals(table):
-            raise CheckpointError(
-                f"{source.origin}: its components are not those of the run: {table.height} "
-                f"components in {model.config.n_layers} layers, {known.height} before; a run has "
-                "one shape"
-            )
-        shapes = tuple(sorted((n, tuple(t.shape)) for n, t in source.tensors.items()))
-        if self.proven != (model.config, shapes):
-            check_against_bridge(source, self.evaluation.tokens, self.evaluation.targets)
-            self.proven = (model.config, shapes)
-        check_identity(model, self.evaluation.tokens[:1])
 
     def _measure(
         self, model: Model, source: Source, step: int, digest: str | None
@@ -352,9 +348,10 @@ def _clean_loss(
 
 
 def _ahead(trajectory: Trajectory, steps: Sequence[int], settings: Settings) -> Iterator[Loaded]:
-    """Checkpoints still to measure; the next is read and made into a model meanwhile."""
+    """Checkpoints still to measure; the next is read, and put on a GPU if any, meanwhile."""
     if steps:
-        yield from load_ahead(trajectory, steps, inventory=inventory, make=loader(settings))
+        make = loader(settings)
+        yield from load_ahead(trajectory, steps, inventory=inventory, make=make, wait=True)
 
 
 def _called(thing: object) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 from pathlib import Path
 
 import pytest
 import torch
 from trajectory_folders import checkpoint, neox, reads_all, run, tensors
+from zoo import case_named
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.model import inventory
@@ -29,6 +32,24 @@ def test_a_healthy_run_of_a_real_architecture(tmp_path: Path) -> None:
                 parameter.mul_(1.01)
         model.save_pretrained(tmp_path / f"step{step}")
     assert audit(open_trajectory(tmp_path), inventory).height == 0
+
+
+def test_other_libraries_keep_quiet(tmp_path: Path) -> None:
+    """A small vocabulary beside the usual ids of control tokens makes Transformers warn."""
+    case = case_named("gpt2")
+    path = case.save(tmp_path, 3, seed=0)
+    fields = case.config() | {"bos_token_id": 54321, "eos_token_id": 54321}
+    (path.parent / "config.json").write_text(json.dumps(fields))
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    theirs = logging.getLogger("transformers")
+    theirs.addHandler(handler)
+    try:
+        assert audit(open_trajectory(tmp_path), inventory).height == 0
+    finally:
+        theirs.removeHandler(handler)
+    assert records == []
 
 
 def test_everything_wrong_at_once(tmp_path: Path) -> None:

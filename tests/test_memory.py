@@ -1,4 +1,4 @@
-"""Peak memory of a sweep against what it was allowed, in a process of its own."""
+"""Peak memory of sweeps and of loading against what is allowed, in processes of their own."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 CODE = """
 import json, re, resource, sys, torch
@@ -53,19 +56,61 @@ print(json.dumps({"grew": peak() - before, "said": said, "rows": plan.rows, "tra
 """
 
 
-def grown(layers: int, allowed: float) -> dict[str, float]:
+LOADING = """
+import json, re, resource, sys
+from pathlib import Path
+import torch
+import circuit_econ as ce
+
+def now(what):
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(what + r":\\s+(\\d+)", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def walk(name):
+    trajectory = ce.open_trajectory(Path(sys.argv[1]) / name)
+    evaluation = ce.Evaluation(torch.arange(32)[None].repeat(2, 1))
+    ledger = ce.walk(trajectory, evaluation, ["attention"], out=Path(sys.argv[1]) / f"{name}-out")
+    assert ledger.table("checkpoints").collect()["status"].to_list() == ["measured"] * 3
+
+walk("tiny")  # whatever is imported on the way
+before = now("VmRSS")
+walk("large")
+print(json.dumps({"grew": now("VmHWM") - before}))
+"""
+
+
+def run(code: str, *arguments: object) -> dict[str, float]:
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(layers), str(allowed)],
+        [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True, text=True, check=True, timeout=300, env=environment,
     )  # fmt: skip
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(("layers", "allowed"), [(4, 250e6), (16, 400e6)])
 def test_a_sweep_keeps_within_what_it_may_take(layers: int, allowed: float) -> None:
-    found = grown(layers, allowed)
+    found = run(CODE, layers, allowed)
     assert found["said"] <= allowed
     assert 0.1 * found["said"] < found["grew"] <= allowed
     # The clean pass kept whole would not fit beside sixteen layers.
     assert layers == 4 or found["trace"] > allowed
+
+
+def test_reading_proving_and_making_takes_little_more_than_two_sets_of_weights(
+    tmp_path: Path,
+) -> None:
+    for name, width in (("tiny", 8), ("large", 384)):
+        config = GPT2Config(
+            n_layer=6, n_embd=width, n_head=2, n_positions=64, vocab_size=12_000,
+            bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+        for step in (0, 1, 2):
+            torch.manual_seed(step)
+            GPT2LMHeadModel(config).save_pretrained(tmp_path / name / f"checkpoint-{step}")
+    size = (tmp_path / "large/checkpoint-0/model.safetensors").stat().st_size
+    grew = run(LOADING, tmp_path)["grew"]
+    # The model that is measured, the next checkpoint's file, and what measuring itself takes.
+    assert size < grew < 2.2 * size + 40e6

@@ -364,7 +364,10 @@ def test_a_bridge_that_computes_something_else_is_refused() -> None:
     bridge = case.bridge(0, torch.float32)
     bridge.add_hook("blocks.0.hook_mlp_out", lambda x, hook: 0 * x)
     tokens = zoo.tokens_of(case, 3, seed=1)
-    with pytest.raises(ce.DisagreementError, match="boot it afresh"):
+    with pytest.raises(
+        ce.DisagreementError,
+        match="the bridge carries hooks at .*blocks.0.hook_mlp_out: remove them",
+    ):
         ce.measure(bridge, ce.Evaluation(tokens), device="cpu")
 
 

@@ -138,6 +138,24 @@ def test_missing_and_extra_tensors_are_told_once_a_stretch() -> None:
     ]
 
 
+def test_a_checkpoint_with_other_names_is_one_line() -> None:
+    gone: Cell = dict.fromkeys(("shape", "dtype", "digest", "norm", "nonfinite"))
+    spare: Cell = {"role": "extra"}
+    run: dict[int, dict[str, Cell | float]] = {s: {n: {} for n in "abc"} for s in range(4)}
+    run[2] = {n: gone | {"role": "missing"} for n in "abc"} | {f"x.{n}": spare for n in "abcd"}
+    run[3]["spare"] = spare
+    assert findings(table(run)).rows() == [
+        (
+            2,
+            "missing-tensor",
+            None,
+            "none of the 3 tensors that the model needs is there (a first); there are 4 others "
+            "(x.a first)",
+        ),
+        (3, "extra-tensor", "spare", "the model does not use it (step 3 alone)"),
+    ]
+
+
 def test_an_optional_tensor_that_is_left_out_at_some_steps() -> None:
     run: dict[int, dict[str, Cell | float]] = {s: {"w": {}, "b": {}} for s in range(4)}
     del run[2]["b"]
@@ -228,6 +246,64 @@ def test_short_histories_are_not_judged() -> None:
     assert found(norms(values, LOG_STEPS[:8])) == [(2, "norm-jump", "w")]
 
 
+FAR = (1000, *range(100_000, 1_000_001, 100_000))
+
+
+def beside(values: list[float], steps: tuple[int, ...], others: float) -> pl.DataFrame:
+    """A tensor among three of another size, all of four entries."""
+    run: dict[int, dict[str, Cell | float]] = {}
+    for step, value in zip(steps, values, strict=True):
+        run[step] = {"w": value, **{name: others for name in "abc"}}
+    return table(run)
+
+
+# Norms as a real run had them (stochastic gradients, weight decay, a Markov process).
+GAIN_BIAS = [0.00798, 0.472, 0.49, 0.249, 0.147, 0.0937, 0.0472, 0.0373, 0.0316, 0.0299, 0.0261]
+NEAR_ZERO = [
+    0.00406,
+    0.00925,
+    0.00925,
+    0.0141,
+    0.00363,
+    0.00525,
+    0.00458,
+    0.006,
+    0.0067,
+    0.0058,
+    0.0057,
+]
+
+
+def test_checkpoints_that_lie_far_apart_may_differ() -> None:
+    """Between 1,000 and 100,000 steps there is room for a factor of 59, at 3 in each e-fold."""
+    assert found(beside(GAIN_BIAS, FAR, 0.16)) == []
+    # The same change where the steps follow each other is none.
+    assert found(beside(GAIN_BIAS, tuple(range(1000, 12000, 1000)), 0.16)) == [
+        (2000, "norm-jump", "w")
+    ]
+    late = list(GAIN_BIAS)
+    late[6] *= 10
+    assert found(beside(late, FAR, 0.16)) == [(600_000, "norm-jump", "w")]
+
+
+def test_tensors_near_zero_may_swing() -> None:
+    assert found(beside(NEAR_ZERO, FAR, 0.16)) == []
+    # Beside others as small, the same swing leaves its history.
+    assert found(beside(NEAR_ZERO, FAR, 0.01)) == [(400_000, "norm-jump", "w")]
+    loud = list(NEAR_ZERO)
+    loud[6] *= 12
+    assert found(beside(loud, FAR, 0.16)) == [(600_000, "norm-jump", "w")]
+    # Below a thousandth of the others nothing is seen, not even a fall to zero.
+    rng = np.random.default_rng(0)
+    tiny = list(1e-5 * np.exp(rng.standard_normal(11)))
+    assert found(beside([*tiny[:10], 0.0], FAR, 0.16)) == []
+
+
+def test_norms_beyond_float64_are_left_to_the_model() -> None:
+    values = [1.0, 1.0, math.inf, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert found(norms(values, LOG_STEPS[:9])) == []
+
+
 LINEAR = tuple(range(0, 20000, 1000))
 SCHEDULES = {
     "octaves": LOG_STEPS,
@@ -311,7 +387,10 @@ def test_a_jump_does_not_hide_itself_in_a_short_history() -> None:
 
 
 def trained(seed: int, rate: float) -> dict[int, dict[str, float]]:
-    """Norms of a network trained in earnest, biases from zero, warm-up, log-spaced checkpoints."""
+    """Norms of a network trained in earnest, biases from zero, warm-up, log-spaced checkpoints.
+
+    As those of four entries of the tensor's root mean square: the table below says ``[4]``.
+    """
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Embedding(16, 16), nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16))
     for layer in model:
@@ -324,7 +403,10 @@ def trained(seed: int, rate: float) -> dict[int, dict[str, float]]:
     run: dict[int, dict[str, float]] = {}
     for step in range(401):
         if step in keep:
-            run[step] = {n: float(p.detach().double().norm()) for n, p in model.named_parameters()}
+            run[step] = {
+                n: 2 * float(p.detach().double().square().mean().sqrt())
+                for n, p in model.named_parameters()
+            }
         tokens = torch.randint(16, (64,))
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(tokens), (3 * tokens + 1) % 16).backward()

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,15 +25,22 @@ __all__ = ["boot", "source_of"]
 
 _NATIVE = "TransformerLensNative"
 
-_TABLES = re.compile(r"\.attn\.rotary_(sin|cos)$")
+_TABLES = re.compile(r"\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)$")
 """Tables of releases before the bridge, which computes its own."""
 
 
-def boot(source: Source, dtype: torch.dtype = torch.float32) -> Any:
+def boot(source: Source, dtype: torch.dtype = torch.float32, *, length: int | None = None) -> Any:
     """A ``TransformerBridge`` of a checkpoint, on the CPU, in evaluation mode, eager attention.
 
     Nothing is fetched: the module is built from the configuration and filled with the tensors. A
     TransformerLens source without tensors keeps the random weights of its own initialisation.
+
+    Args:
+        source: The checkpoint. Where its tensors are of ``dtype``, a bridge of Transformers' model
+            uses them as they are: do not write to it.
+        dtype: Of the bridge.
+        length: The longest sequence it will be given; the model's whole context by default, for
+            which TransformerLens' own model keeps a mask in every layer.
 
     Raises:
         CheckpointError: If the bridge refuses the configuration or the tensors.
@@ -40,7 +48,7 @@ def boot(source: Source, dtype: torch.dtype = torch.float32) -> Any:
     with _quiet():
         try:
             if source.format is Format.TRANSFORMER_LENS:
-                return _boot_native(source, dtype)
+                return _boot_native(_shortened(source, length), dtype)
             return _boot_hugging_face(source, dtype)
         except CheckpointError:
             raise
@@ -82,6 +90,16 @@ def source_of(bridge: Any) -> Source:
     return Source(Format.HUGGING_FACE, config, state, origin)
 
 
+def _shortened(source: Source, length: int | None) -> Source:
+    """The same model with no more context than is asked for: positions further on play no part."""
+    if length is None or length >= source.config["n_ctx"]:
+        return source
+    tensors = dict(source.tensors)
+    if "pos_embed.W_pos" in tensors:
+        tensors["pos_embed.W_pos"] = tensors["pos_embed.W_pos"][:length]
+    return replace(source, config={**source.config, "n_ctx": length}, tensors=tensors)
+
+
 def _boot_native(source: Source, dtype: torch.dtype) -> Any:
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge import TransformerBridge
@@ -96,24 +114,29 @@ def _boot_native(source: Source, dtype: torch.dtype) -> Any:
         TransformerBridgeConfig.from_dict(fields), device="cpu"
     ).to(dtype)
     if source.tensors:
-        from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
-
-        given = {k: v.to(dtype) for k, v in source.tensors.items() if not _TABLES.search(k)}
-        unembed_bias = given.pop("unembed.b_U", None)
-        zeros = {k: v for k, v in _missing_biases(source).items() if k not in given}
-        bridge.load_state_dict(convert_tl_checkpoint({**zeros, **given}, bridge.cfg), strict=False)
-        if unembed_bias is not None:
-            head = bridge.original_model.head
-            getattr(head, "original_component", head).bias = nn.Parameter(unembed_bias)
+        _fill(bridge, source, dtype)
     return bridge.eval()
 
 
-def _missing_biases(source: Source) -> dict[str, Tensor]:
-    from circuit_econ.model.weights import read_weights
+@torch.no_grad()
+def _fill(bridge: Any, source: Source, dtype: torch.dtype) -> None:
+    """A file's tensors into a bridge, block by block: no second set of weights is ever held."""
+    from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
-    config = read_config(source)
-    complete = native.write(read_weights(source, config), config)
-    return {k: torch.zeros_like(v) for k, v in complete.items() if ".b_" in k or k.endswith(".b")}
+    for parameter in bridge.original_model.parameters():
+        parameter.zero_()  # what a file may leave out is zero
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in source.tensors.items():
+        if name == "unembed.b_U":
+            head = bridge.original_model.head
+            getattr(head, "original_component", head).bias = nn.Parameter(tensor.to(dtype))
+        elif not _TABLES.search(name):
+            parts.setdefault(".".join(name.split(".")[:2]), {})[name] = tensor
+    # The embedding first: it is used as it lies in the file, and makes room for what is turned.
+    for _, part in sorted(parts.items(), key=lambda item: not item[0].startswith("embed")):
+        given = {name: tensor.to(dtype) for name, tensor in part.items()}
+        converted = convert_tl_checkpoint(given, bridge.cfg)
+        bridge.load_state_dict(converted, strict=False, assign=True)
 
 
 def _boot_hugging_face(source: Source, dtype: torch.dtype) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,16 +11,18 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from circuit_econ.errors import CircuitEconError
+from circuit_econ.errors import CheckpointError, CircuitEconError
 from circuit_econ.model.bridge import boot
 from circuit_econ.model.forward import Model
+from circuit_econ.model.heap import give_back
 from circuit_econ.model.source import Source
 
-__all__ = ["DisagreementError", "check_against_bridge", "check_identity", "compare"]
+__all__ = ["DisagreementError", "Probe", "check_against_bridge", "check_identity", "compare"]
 
-# Above this many parameters the comparison runs in float32: a float64 copy of a large model, twice,
-# is more memory than a walk otherwise needs.
-_FLOAT64_LIMIT = 200_000_000
+
+# Above this many parameters the comparison runs in float32: copies of a large model in float64 are
+# more memory than a walk otherwise needs.
+_FLOAT64_LIMIT = 10_000_000
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 """Of the loss, in nats. In float64 the bridge still computes some norms and rotary tables in
@@ -81,10 +85,65 @@ def _rounded(model: Model, tokens: Int[Tensor, "S T"]) -> Tensor:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The sequence that losses are compared on: the first with a scored position.
+
+    Attributes:
+        tokens: ``[1, T]``.
+        targets: ``[1, T]``.
+        place: Its number in the evaluation set.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    place: int
+
+    @classmethod
+    def of(cls, tokens: Int[Tensor, "S T"], targets: Int[Tensor, "S T"]) -> Probe:
+        """The probe of an evaluation set."""
+        first = int((targets >= 0).any(1).nonzero()[0])
+        return cls(tokens[first : first + 1], targets[first : first + 1], first)
+
+    @torch.no_grad()
+    def loss(self, model: Model) -> float:
+        """A model's loss, in nats per scored position, in exact products whatever it rounds."""
+        exact, place = Model(model.config, model.weights), model.device
+        stream = exact.run(exact.embed(self.tokens.to(place)))
+        losses = exact.sequence_losses(stream, self.targets.to(place))
+        return float(losses.sum()) / int((self.targets >= 0).sum())
+
+    @torch.no_grad()
+    def bridge_loss(self, bridge: Any) -> float:
+        """The same of a bridge, by its own forward pass."""
+        logits = bridge(self.tokens.to(bridge.cfg.device or "cpu"))
+        scored = (self.targets >= 0).to(logits.device)
+        # A few positions at a time: in float64 the logits of all would outweigh a model.
+        pieces = zip(
+            logits[scored].split(32), self.targets.to(logits.device)[scored].split(32), strict=True
+        )
+        total = sum(float(F.cross_entropy(x.double(), y, reduction="sum")) for x, y in pieces)
+        return total / int(scored.sum())
+
+
 def check_against_bridge(
-    source: Source, tokens: Int[Tensor, "S T"], targets: Int[Tensor, "S T"]
+    source: Source,
+    tokens: Int[Tensor, "S T"],
+    targets: Int[Tensor, "S T"],
+    model: Model | None = None,
 ) -> float:
     """Compare our loss with that of a bridge booted from the same checkpoint, on the CPU.
+
+    Both models are never in memory at once, unless ``model`` is at hand, and large ones are
+    compared in float32: what is held beside the checkpoint's own (mapped) tensors is one set of
+    weights, or next to nothing where the bridge can use those tensors as they are.
+
+    Args:
+        source: The checkpoint.
+        tokens: An evaluation set; the comparison takes one of its sequences.
+        targets: Its targets.
+        model: A model of the checkpoint that is there already. One is made where there is none, or
+            where the comparison is in float64 and this one is not.
 
     Returns:
         The absolute difference, in nats.
@@ -95,11 +154,17 @@ def check_against_bridge(
     """
     size = sum(t.numel() for t in source.tensors.values())
     dtype = torch.float64 if size <= _FLOAT64_LIMIT else torch.float32
-    model = Model.from_source(source, dtype)
-    return compare(model, boot(source, dtype), tokens, targets, source.origin)
+    probe = Probe.of(tokens, targets)
+    if model is None or torch.finfo(model.dtype).eps > torch.finfo(dtype).eps:
+        ours = probe.loss(Model.from_source(source, dtype))
+    else:
+        ours = probe.loss(model)
+    give_back()
+    theirs = probe.bridge_loss(boot(source, dtype, length=tokens.shape[1]))
+    give_back()
+    return _agree(ours, theirs, dtype, probe, source.origin)
 
 
-@torch.no_grad()
 def compare(
     model: Model, bridge: Any, tokens: Int[Tensor, "S T"], targets: Int[Tensor, "S T"], origin: str
 ) -> float:
@@ -113,21 +178,31 @@ def compare(
     Raises:
         DisagreementError: With both losses, if they differ by more than rounding.
     """
-    first = int((targets >= 0).any(1).nonzero()[0])
-    tokens, targets = tokens[first : first + 1], targets[first : first + 1]
-    count = int((targets >= 0).sum())
-    place, model = model.device, Model(model.config, model.weights)
-    stream = model.run(model.embed(tokens.to(place)))
-    ours = float(model.sequence_losses(stream, targets.to(place)).sum()) / count
-    logits = bridge(tokens.to(bridge.cfg.device or "cpu")).double().cpu()
-    scored = targets >= 0
-    theirs = float(torch.nn.functional.cross_entropy(logits[scored], targets[scored]))
-    parameter = next(iter(bridge.original_model.parameters()))
-    allowed = max(_TOLERANCE[model.dtype], _TOLERANCE[parameter.dtype]) * max(1.0, abs(theirs))
+    probe = Probe.of(tokens, targets)
+    coarser = max(
+        model.dtype,
+        next(iter(bridge.original_model.parameters())).dtype,
+        key=lambda dtype: torch.finfo(dtype).eps,
+    )
+    hooked = [name for name, point in bridge.hook_dict.items() if point.fwd_hooks]
+    said = f"; the bridge carries hooks at {', '.join(hooked[:3])}: remove them" if hooked else ""
+    return _agree(probe.loss(model), probe.bridge_loss(bridge), coarser, probe, origin, said)
+
+
+def _agree(
+    ours: float, theirs: float, dtype: torch.dtype, probe: Probe, origin: str, said: str = ""
+) -> float:
+    if not math.isfinite(ours) and not math.isfinite(theirs):
+        raise CheckpointError(
+            f"{origin}: its loss is {ours}, and {theirs} in transformer-lens, although its weights "
+            "are finite: activations overflow; nothing of it can be measured"
+        )
+    allowed = _TOLERANCE[dtype] * max(1.0, abs(theirs))
     if not abs(ours - theirs) <= allowed:
         raise DisagreementError(
             f"{origin}: our loss is {ours:.8f} and that of transformer-lens' bridge {theirs:.8f} "
-            f"nats; they may differ by {allowed:.1g}. Nothing is measured: one of the two does not "
-            "compute this model (if the bridge carries hooks or edited weights, boot it afresh)"
+            f"nats over the {int((probe.targets >= 0).sum())} scored positions of sequence "
+            f"{probe.place}, compared in {str(dtype).removeprefix('torch.')}; they may differ by "
+            f"{allowed:.1g}. Nothing is measured: one of the two does not compute this model{said}"
         )
     return abs(ours - theirs)

@@ -84,7 +84,8 @@ class Model:
 
         def settle(tensor: Tensor) -> Tensor:
             # Always a copy of our own: the source may be a memory-mapped file.
-            return send(tensor, place).to(dtype, copy=True).contiguous()
+            form = torch.contiguous_format
+            return send(tensor, place).to(dtype, copy=True, memory_format=form)
 
         weights.apply(settle)
         # What the file holds decides whether they are one, not only what its configuration says.

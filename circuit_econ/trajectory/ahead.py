@@ -35,6 +35,7 @@ class Loaded:
         seconds_reading: Time the reading and the digests took, in the background.
         seconds_waited: How much of that the consumer had to wait for.
         model: The model made of it, if one was asked for.
+        go_on: Lets the next one be read, where reading ahead was asked to wait for that.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Loaded:
     seconds_reading: float
     seconds_waited: float = 0.0
     model: Model | None = None
+    go_on: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         if (self.source is None) == (self.error is None):
@@ -57,6 +59,7 @@ def load_ahead(
     inventory: Callable[[Source], Inventory] | None = None,
     make: Callable[[Source], Model] | None = None,
     depth: int = 1,
+    wait: bool = False,
 ) -> Iterator[Loaded]:
     """The checkpoints in ascending order of steps, read by one background thread.
 
@@ -70,6 +73,8 @@ def load_ahead(
         inventory: Tells which tensors the model reads; with it each checkpoint is described.
         make: Makes the model, on its device, also in the background.
         depth: How many checkpoints to read ahead, at least 1.
+        wait: Read no further before ``go_on`` of the checkpoint in hand is called (or the next one
+            asked for): while it is unpacked, there is no room for another.
 
     Yields:
         One record per step. A checkpoint that cannot be read, whatever was raised, has its
@@ -81,31 +86,30 @@ def load_ahead(
     if depth < 1:
         raise ConfigurationError(f"depth of reading ahead must be at least 1, not {depth}")
     chosen = trajectory.select(steps)
-    return _ahead(chosen, partial(_load, inventory=inventory, make=make), depth)
+    return _ahead(chosen, partial(_load, inventory=inventory, make=make), depth, wait)
 
 
 def _ahead(
-    trajectory: Trajectory, load: Callable[[Trajectory, int], Loaded], depth: int
+    trajectory: Trajectory, load: Callable[[Trajectory, int], Loaded], depth: int, wait: bool
 ) -> Iterator[Loaded]:
     coming = iter(trajectory.steps)
     pending: deque[Future[Loaded]] = deque()
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-ahead")
 
-    def request() -> None:
-        step = next(coming, None)
-        if step is not None:
+    def go_on() -> None:
+        while len(pending) < depth and (step := next(coming, None)) is not None:
             pending.append(pool.submit(load, trajectory, step))
 
     def take() -> Loaded:
+        go_on()
         started = time.perf_counter()
         loaded = pending.popleft().result()
-        request()
-        return replace(loaded, seconds_waited=time.perf_counter() - started)
+        if not wait:
+            go_on()
+        return replace(loaded, go_on=go_on, seconds_waited=time.perf_counter() - started)
 
     try:
-        for _ in range(depth):
-            request()
-        while pending:
+        for _ in trajectory.steps:
             yield take()  # not bound to a name here, which would keep it alive
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

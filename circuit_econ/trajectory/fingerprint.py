@@ -15,8 +15,8 @@ from circuit_econ.tables import make_table
 
 __all__ = ["checkpoint_digest", "describe"]
 
-_CHUNK = 1 << 22
-"""Numbers converted to float64 at a time: 32 MiB."""
+_CHUNK = 1 << 20
+"""Numbers converted to float64 at a time: 8 MiB."""
 
 
 def describe(step: int, source: Source, inventory: Inventory) -> pl.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import groupby, pairwise
@@ -38,7 +40,13 @@ Row = tuple[int, Finding, str | None, str]
 MIN_HISTORY = 8
 """Checkpoints a tensor's norm must be known at before a jump can be told from its history."""
 JUMP_FACTOR = 3.0
-"""A jump departs from the local trend by more than this factor."""
+"""A jump departs from the local trend by more than this factor, in each e-fold of steps."""
+SMALL_FACTOR = 6.0
+"""The same where entries are small: what is near zero may double or halve for nothing."""
+SMALL = 0.15
+"""Entries are small below this share of what is typical of the checkpoint's tensors."""
+FLOOR = 1e-3
+"""What counts as zero: this share of what is typical."""
 JUMP_SPREAD = 3.0
 """A jump departs from it by more than so many of the tensor's own robust deviations."""
 
@@ -50,7 +58,8 @@ def findings(tensors: pl.DataFrame) -> pl.DataFrame:
       saved before it; ``final-weights-early``: an earlier checkpoint, others in between, has the
       last one's weights; ``repeated-weights``: the same between two other checkpoints.
     - ``missing-tensor``, ``extra-tensor``, ``nan``, ``infinite``: one row per tensor and stretch of
-      consecutive checkpoints, at its first step.
+      consecutive checkpoints, at its first step. A checkpoint that has none of the names that the
+      model needs is one ``missing-tensor`` row.
     - ``shape-change`` per tensor, ``dtype-change`` per checkpoint, against the one before.
     - ``norm-jump``: see :func:`_jumps` for the rule.
 
@@ -119,6 +128,11 @@ def _same_weights(read: pl.DataFrame) -> Iterator[Row]:
 
 
 def _missing_and_extra(ordered: pl.DataFrame, steps: list[int]) -> Iterator[Row]:
+    strange = set(steps) - set(ordered.filter(pl.col("role") == "read")["step"])
+    for step in sorted(strange & set(ordered.filter(pl.col("role") == "missing")["step"])):
+        yield step, Finding.MISSING, None, _other_names(ordered.filter(pl.col("step") == step))
+    ordered = ordered.filter(~pl.col("step").is_in(list(strange)))
+    steps = [step for step in steps if step not in strange]
     for (name,), rows in ordered.partition_by("tensor", as_dict=True).items():
         at = {role: set(rows.filter(pl.col("role") == role)["step"]) for role in ("read", "extra")}
         declared = set(rows.filter(pl.col("role") == "missing")["step"])
@@ -132,6 +146,13 @@ def _missing_and_extra(ordered: pl.DataFrame, steps: list[int]) -> Iterator[Row]
         for stretch in _stretches(silent, steps):
             detail = f"absent, but read at {len(at['read'])} other checkpoints {_span(stretch)}"
             yield stretch[0], Finding.MISSING, str(name), detail
+
+
+def _other_names(rows: pl.DataFrame) -> str:
+    """One line for a checkpoint whose names are all other ones."""
+    needed, there = (rows.filter(pl.col("role") == role)["tensor"] for role in ("missing", "extra"))
+    detail = f"none of the {len(needed)} tensors that the model needs is there ({needed[0]} first)"
+    return f"{detail}; there are {len(there)} others ({there[0]} first)" if len(there) else detail
 
 
 def _not_finite(read: pl.DataFrame, steps: list[int]) -> Iterator[Row]:
@@ -173,16 +194,20 @@ def _neighbours(
 
 
 def _norm_jumps(read: pl.DataFrame) -> Iterator[Row]:
-    known = read.filter(pl.col("nonfinite") == 0)
+    known = read.filter((pl.col("nonfinite") == 0) & pl.col("norm").is_finite())
+    entries = [max(1, math.prod(json.loads(shape))) for shape in known["shape"]]
+    known = known.with_columns(size=pl.col("norm") / pl.Series(entries, dtype=pl.Float64).sqrt())
+    typical = pl.col("size").filter(pl.col("size") > 0).median().over("step")
+    known = known.with_columns((pl.col("size") / typical).fill_null(0.0))
     for (name, _), rows in known.partition_by("tensor", "shape", as_dict=True).items():
-        pairs = list(rows.select("step", "norm").iter_rows())
+        pairs = list(rows.select("step", "norm", "size").iter_rows())
         for before, now in pairwise(pairs):
-            if before[1] > 0 and now[1] == 0:
+            if before[2] > FLOOR and now[1] == 0:
                 detail = f"norm is exactly 0, but {before[1]:.4g} at step {before[0]}"
                 yield now[0], Finding.NORM, str(name), detail
         positive = [pair for pair in pairs if pair[1] > 0]
-        steps, norms = np.array([p[0] for p in positive]), np.array([p[1] for p in positive])
-        for i in _jumps(steps, norms):
+        steps, norms, sizes = (np.array([pair[i] for pair in positive]) for i in range(3))
+        for i in _jumps(steps, norms, sizes):
             usual = np.exp(np.median(np.abs(np.diff(np.log(norms)))))
             detail = (
                 f"norm {norms[i]:.4g}, but {norms[i - 1]:.4g} at step {steps[i - 1]}: a factor of "
@@ -191,15 +216,22 @@ def _norm_jumps(read: pl.DataFrame) -> Iterator[Row]:
             yield int(steps[i]), Finding.NORM, str(name), detail
 
 
-def _jumps(steps: np.ndarray, norms: np.ndarray) -> list[int]:
+def _jumps(steps: np.ndarray, norms: np.ndarray, sizes: np.ndarray) -> list[int]:
     """Which checkpoints' norms lie far out of the tensor's own history.
 
-    With y = ln norm and x = ln(1 + step), the departure of an interval between checkpoints from
-    the local trend is u = Δy − r Δx, where r is the median of Δy/Δx over the four nearest other
-    intervals: a norm that grows like any power of the step departs by nothing, however checkpoints
-    are spaced. A departure is large beyond
+    ``sizes`` are root mean squares of the tensor's entries over the median of all tensors of the
+    same checkpoint. With y = ln norm, but for a floor of 0.001 in size under which nothing
+    happens, and x = ln(1 + step), the departure of an interval between checkpoints from the local
+    trend is u = Δy − r Δx, where r is the median of Δy/Δx over the four nearest other intervals: a
+    norm that grows like any power of the step departs by nothing, however checkpoints are spaced. A
+    trend known from intervals less than half as long may also have ended: then u is what of Δy lies
+    outside of 0 … r Δx. A departure is large beyond
 
-        max(ln 3, 3 × 1.4826 × median |u| over the tensor's other intervals, its neighbours apart)
+        max(ln f, 3 × 1.4826 × median |u| over the tensor's other intervals, its neighbours apart)
+        × max(1, Δx)
+
+    with f = 3, or 6 where both sizes are below 0.15: it is judged per unit of x, as learning goes,
+    so that checkpoints that lie far apart may differ by more.
 
     A checkpoint jumps when the departures before and after it are both large and of opposite signs
     (it stands out of its neighbours), or when the one before it is larger than that by Δx (it
@@ -211,20 +243,24 @@ def _jumps(steps: np.ndarray, norms: np.ndarray) -> list[int]:
     """
     if len(norms) < MIN_HISTORY:
         return []
-    y, x = np.log(norms), np.log1p(steps.astype(np.float64))
+    y, x = np.log(norms * (1 + FLOOR / sizes)), np.log1p(steps.astype(np.float64))
     change, span = np.diff(y), np.diff(x)
     rate, order = change / span, np.arange(len(change))
     nearest = np.argsort(np.abs(order[:, None] - order), axis=1, kind="stable")[:, 1:5]
-    departure = change - span * np.median(rate[nearest], axis=1)
+    trend = span * np.median(rate[nearest], axis=1)
+    held = np.clip(change, np.minimum(trend, 0), np.maximum(trend, 0))
+    departure = change - np.where(span > 2 * span[nearest].max(axis=1), held, trend)
+    factor = np.where(np.maximum(sizes[:-1], sizes[1:]) < SMALL, SMALL_FACTOR, JUMP_FACTOR)
+    usual = np.array([1.4826 * np.median(np.abs(departure[np.abs(order - i) > 1])) for i in order])
+    limit = np.maximum(np.log(factor), JUMP_SPREAD * usual) * np.maximum(1.0, span)
     jumps: list[int] = []
-    for i in np.flatnonzero(np.abs(departure) > np.log(JUMP_FACTOR)).tolist():
+    for i in np.flatnonzero(np.abs(departure) > limit).tolist():
         size = departure[i]
-        usual = 1.4826 * np.median(np.abs(departure[np.abs(order - i) > 1]))
-        limit = max(np.log(JUMP_FACTOR), JUMP_SPREAD * usual)
         after = departure[i + 1] if i + 1 < len(departure) else 0.0
-        stands_out = min(abs(size), abs(after)) > limit and size * after < 0
+        large_after = i + 1 < len(departure) and abs(after) > limit[i + 1]
+        stands_out = large_after and size * after < 0
         returns = bool(jumps) and jumps[-1] == i and size * departure[i - 1] < 0
-        if not returns and (stands_out or abs(size) > limit + span[i]):
+        if not returns and (stands_out or abs(size) > limit[i] + span[i]):
             jumps.append(i + 1)
     return jumps
 

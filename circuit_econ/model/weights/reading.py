@@ -156,7 +156,7 @@ def read_weights(source: Source, config: ModelConfig) -> Weights:
     _check_numbers(source, tensors.read)
     for name in sorted(tensors.read):
         # A piece at a time: the test needs a copy of what it is made of.
-        pieces = source.tensors[name].reshape(-1).split(1 << 22)
+        pieces = source.tensors[name].reshape(-1).split(1 << 20)
         bad = sum(int((~torch.isfinite(piece)).sum()) for piece in pieces)
         if bad:
             raise CheckpointError(
