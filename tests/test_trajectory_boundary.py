@@ -51,12 +51,12 @@ def a_folder(path: Path) -> str:
 
 def a_circle(path: Path) -> str:
     path.symlink_to(path)
-    return "cannot be read (Too many levels of symbolic links); check its permissions"
+    return "cannot be read (Too many levels of symbolic links); copy, download or save it again"
 
 
 def a_dead_link(path: Path) -> str:
     path.symlink_to("nowhere")
-    return "cannot be read (No such file or directory); check its permissions"
+    return "cannot be read (No such file or directory); copy, download or save it again"
 
 
 SPECIAL = (a_pipe, a_socket, a_device, a_folder, a_circle, a_dead_link)

@@ -212,6 +212,7 @@ def test_what_is_no_dictionary_of_tensors(tmp_path: Path, content: object, named
     assert message == f"{path} {named}; save the model's state_dict()"
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_sparse_and_meta_tensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "step_1.pt"
     torch.save({"w": torch.eye(2).to_sparse()}, path)
@@ -219,6 +220,8 @@ def test_sparse_and_meta_tensors_are_refused(tmp_path: Path) -> None:
         f"{path}: w is not a plain dense tensor (torch.sparse_coo, torch.float32, cpu); "
         "save it dense and unquantised"
     )
+    torch.save({"w": torch.nested.nested_tensor([torch.ones(2)])}, path)
+    assert "w is not a plain dense tensor (" in said(lambda: read_tensors(path))
     torch.save({"w": torch.ones(2, device="meta")}, path)
     assert "w is not a plain dense tensor (torch.strided, torch.float32, meta)" in said(
         lambda: read_tensors(path)
@@ -297,6 +300,24 @@ def test_an_enormous_header_is_not_read(tmp_path: Path) -> None:
     assert said(lambda: read_tensors(path)) == (
         f"{path}: its header has 52428800 bytes, and at most 16777216 are read; {AGAIN}"
     )
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_of_nothing_but_containers(
+    tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte each, and 64 in memory."""
+    monkeypatch.setattr(reading_tensors, "PICKLE_PARTS", 20_000)
+    path = tmp_path / "step_1.pt"
+    bomb = b"\x80\x02]" + b"}" * (17 << 20) + b"."
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("step_1/data.pkl", bomb)
+    else:
+        path.write_bytes(bomb)
+    assert "(ValueError: it lists more than any model has tensors)" in said(
+        lambda: read_tensors(path)
+    ).replace(f"{path.stat().st_size} bytes: ", "")
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\0b", "x" * 501])

@@ -130,6 +130,13 @@ def test_weights_are_real_floating_point_numbers(dtype: torch.dtype) -> None:
         assert str(caught.value) == message
 
 
+def test_shapes_are_compared_before_anything_is_touched() -> None:
+    source = case_named("gpt2").source(0)
+    source.tensors[NAME] = torch.empty(1, device="meta").expand(1 << 40)
+    with pytest.raises(CheckpointError, match=r"has shape \(1099511627776,\); config\.json asks"):
+        inventory(source)
+
+
 def test_what_is_not_read_may_hold_anything() -> None:
     """Masks are boolean, positions whole, other people's buffers complex."""
     source = case_named("gpt2").source(0)

@@ -46,8 +46,9 @@ def reading(path: Path, wrong: str) -> Iterator[None]:
     except (CircuitEconError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except OSError as error:
+        remedy = "check its permissions" if isinstance(error, PermissionError) else REPAIR
         raise CheckpointError(
-            f"{path} cannot be read ({error.strerror or error}); check its permissions"
+            f"{path} cannot be read ({error.strerror or error}); {remedy}"
         ) from None
     except BaseException as error:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import pickletools
 import re
 import zipfile
 from collections import deque
@@ -24,9 +25,12 @@ Say = Callable[[str], None]
 """Takes a line that the user should see."""
 
 HEADER_BYTES = 16 << 20
-"""Largest header of a safetensors file: some 150,000 tensors."""
+"""Largest header of a safetensors file, or pickle: some 100,000 tensors."""
+PICKLE_PARTS = 2_000_000
+"""Instructions in a pickle of the older layout: some 30,000 tensors."""
 
 _DAMAGED = "is truncated or no {kind} file ({{size}} bytes: {{reason}})"
+_LONG = "it lists more than any model has tensors"
 _ZIP = b"PK\x03\x04"
 _OPTIMISER = re.compile(r"(?i)optim|adam|scheduler|scaler")
 _log = logging.getLogger(__name__)
@@ -76,6 +80,8 @@ def _unpickle(path: Path) -> object:
             zipped = file.read(4) == _ZIP
         if zipped:
             _verify(path, size)
+        else:
+            _count(path)
         try:
             # Only the zip layout of torch.save can be mapped; the older one is read whole.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -100,12 +106,32 @@ def _verify(path: Path, size: int) -> None:
             )
         if len(set(names)) < len(names):
             raise ValueError("two entries have one name")
+        if any(e.filename.endswith(".pkl") and e.file_size > HEADER_BYTES for e in entries):
+            raise ValueError(_LONG)
         # torch.save compresses nothing: so an archive cannot unfold to more than itself.
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if packed or sum(entry.file_size for entry in entries) > size:
             raise ValueError("entries are compressed or overlap")
         if (bad := archive.testzip()) is not None:
             raise ValueError(f"the checksum of entry {bad} is another")
+
+
+def _count(path: Path) -> None:
+    """Raise if what comes before the numbers in the older layout is more than a list of tensors."""
+    with path.open("rb") as file:
+        for _ in range(4):  # a magic number, a version, what system, and the content
+            parts = enumerate(pickletools.genops(file))
+            while (part := _next(parts)) is not None:
+                count, (_, _, place) = part
+                if count > PICKLE_PARTS or (place or 0) > HEADER_BYTES:
+                    raise ValueError(_LONG)
+
+
+def _next(parts: Iterator[tuple[int, Any]]) -> tuple[int, Any] | None:
+    try:
+        return next(parts, None)
+    except Exception:  # no pickle: torch's reader comes next, and says so
+        return None
 
 
 def _state_dict(path: Path, content: object, say: Say) -> Mapping[str, Tensor]:
@@ -174,9 +200,9 @@ def _plain(path: Path, name: str, value: Tensor) -> Tensor:
         raise CheckpointError(
             f"{path}: {name!r} is no name of a tensor; save the model's state_dict()"
         )
-    if type(value) not in (Tensor, torch.nn.Parameter) or not (
-        value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu"
-    ):
+    plain = type(value) in (Tensor, torch.nn.Parameter) and value.layout is torch.strided
+    odd = value.is_quantized or value.is_nested or value.device.type != "cpu"
+    if not plain or odd:
         raise CheckpointError(
             f"{path}: {name} is not a plain dense tensor ({value.layout}, {value.dtype}, "
             f"{value.device}); save it dense and unquantised"

@@ -87,14 +87,13 @@ class Tensors:
                 )
             return torch.empty(shape, device="meta")
         self.read.add(full)
-        if self.dry:
-            return torch.empty(shape, device="meta")
+        # Shapes are compared before anything is touched: a file may claim any size.
         if tuple(tensor.shape) != shape:
             raise CheckpointError(
                 f"{self.source.origin}: tensor {full!r} has shape {tuple(tensor.shape)}; "
                 f"config.json asks for {shape}"
             )
-        return tensor
+        return torch.empty(shape, device="meta") if self.dry else tensor
 
     def embeddings(
         self, name: str, heads: tuple[str, ...], c: ModelConfig
@@ -173,7 +172,7 @@ def inventory(source: Source) -> Inventory:
 
     Raises:
         CheckpointError: If the configuration is not supported, or a tensor that the model reads
-            holds no real floating-point numbers.
+            has another shape or holds no real floating-point numbers.
     """
     config = read_config(source)
     read, missing = needs(source, config)
