@@ -9,7 +9,7 @@ import pytest
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import TaskSettings, TextSettings
-from circuit_econ.evaluation.settings import check_whole
+from circuit_econ.evaluation.settings import check_flags, check_whole
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_text_settings(settings: dict[str, Any], message: str) -> None:
         ({"sequences": 0}, "sequences must be a whole number of at least 1, not 0"),
         ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
         ({"seed": 2**70}, f"seed must be at most 9223372036854775807, not {2**70}"),
-        ({"sequences": 2**21}, "sequences must be at most 1048576, not 2097152"),
+        ({"sequences": 2**21}, "sequences must be at most 262144, not 2097152"),
         ({"part": "both"}, "unknown part 'both'; there is: train, heldout, all"),
     ],
 )
@@ -62,3 +62,10 @@ def test_what_is_no_whole_number_is_refused(value: object) -> None:
     with pytest.raises(ConfigurationError) as error:
         check_whole(SimpleNamespace(length=value), length=0)
     assert str(error.value) == f"length must be a whole number of at least 0, not {value!r}"
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_what_is_neither_true_nor_false_is_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        check_flags(SimpleNamespace(bos=True, control_tokens=value), "bos", "control_tokens")
+    assert str(error.value) == f"control_tokens must be true or false, not {value!r}"

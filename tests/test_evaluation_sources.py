@@ -145,3 +145,8 @@ def test_unknown_and_missing_names(kind: str, settings: dict[str, Any], message:
         with pytest.raises(ConfigurationError) as error:
             use()
         assert str(error.value) == message
+
+
+def test_a_task_of_few_cases_says_so_however_many_are_asked() -> None:
+    with pytest.raises(ConfigurationError, match=r"^task 'modular-addition' has 23 different seq"):
+        Evaluation.from_task("modular-addition", vocabulary=8, sequences=20_000)

@@ -8,13 +8,20 @@ from typing import Any, Final
 from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation.parts import Part
 
-__all__ = ["TaskSettings", "TextSettings", "check_number", "check_tokens", "check_whole"]
+__all__ = [
+    "TaskSettings",
+    "TextSettings",
+    "check_flags",
+    "check_number",
+    "check_tokens",
+    "check_whole",
+]
 
 _LARGEST: Final = 2**63 - 1
 """What generators and tables take."""
 _LONGEST: Final = 2**20
 """Tokens of a sequence, ids of a vocabulary."""
-_MOST_CASES: Final = 2**20
+_MOST_CASES: Final = 2**18
 """Sequences of a task, which are all different."""
 _MOST_TOKENS: Final = 2**28
 """Tokens of evaluation and reference sequences together: 2 GB."""
@@ -42,6 +49,17 @@ def check_whole(record: object, most: int = _LARGEST, **lowest: int) -> None:
     """
     for name, least in lowest.items():
         check_number(name, getattr(record, name), least, most)
+
+
+def check_flags(record: object, *names: str) -> None:
+    """Check that fields of a record are true or false.
+
+    Raises:
+        ConfigurationError: If one is not, by name.
+    """
+    for name in names:
+        if not isinstance(value := getattr(record, name), bool):
+            raise ConfigurationError(f"{name} must be true or false, not {value!r}")
 
 
 def check_tokens(record: TextSettings | TaskSettings, length: int) -> None:
@@ -95,6 +113,7 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        check_flags(self, "bos", "control_tokens")
         check_whole(self, sequences=1, reference_sequences=0, seed=0)
         check_whole(self, _LONGEST, length=2 + self.bos)
         if self.vocabulary is not None:

@@ -33,6 +33,8 @@ KINDS: Final[dict[str, tuple[type[Any], ...]]] = {
 
 _FRUITLESS: Final = 50
 """Rounds without a new sequence, after which a task is taken to have no more."""
+_MANY: Final = 4096
+"""Sequences that make a round, however many are drawn in one."""
 
 
 def make(kind: str, settings: Mapping[str, Any]) -> Evaluation:
@@ -115,8 +117,8 @@ def _task_evaluation(settings: TaskSettings) -> Evaluation:
         before = len(found)
         for tokens, targets in zip(*task.sample(wanted, rng, part), strict=True):
             found.setdefault(tokens.numpy().tobytes(), (tokens, targets))
-        fruitless = 0 if len(found) > before else fruitless + 1
-        if fruitless == _FRUITLESS:
+        fruitless = 0 if len(found) > before else fruitless + wanted
+        if fruitless >= _FRUITLESS * min(wanted, _MANY):
             raise ConfigurationError(
                 f"task {task.name!r} has {len(found)} different sequences in the {part} part, and"
                 f" {settings.sequences} + {settings.reference_sequences} are asked; lower sequences"
