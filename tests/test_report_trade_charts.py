@@ -186,6 +186,19 @@ def test_lanes_have_events_but_none_for_going_on(run: RunFrames) -> None:
     assert ">L1<" in text and ">L2<" in text
 
 
+def test_lanes_tell_what_grew_or_declined_and_since_when(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decline = (1000, "decline", "c0", "c0", 1.0, "mean", 0.01, 0.002, 0.38, 0.01, 100)
+    monkeypatch.setattr(traded_runs, "EVENTS", [*traded_runs.EVENTS[:3], decline])
+    text = drawn(charts.circuit_lanes(gather(traded_runs.trading_run(tmp_path / "run"))))
+    (told,) = re.findall(r'aria-label="[^"]*event: decline[^"]*"', text)
+    assert "parent's joint value (nats): 0.38 ± 0.01" in told.replace("&#39;", "'")
+    assert "; joint value (nats): 0.01 ± 0.002" in told
+    assert "grown or declined: since step 100" in told and "values under: mean" in told
+    assert "event: birth" in text and "joint value (nats): 0.125 ± 0.01" in text
+
+
 def test_lanes_without_values_are_drawn(tmp_path: Path) -> None:
     tables = [t for t in traded_runs.ALL if t not in ("circuit_values", "circuit_events")]
     run = gather(traded_runs.trading_run(tmp_path / "run", tables=tables))

@@ -1,9 +1,11 @@
 """What the study claims, checked on its ledgers: `python check.py runs/induction/seed=*`.
 
-For every seed: when the prefix-matching scores of three heads have passed 0.5, whether the three
-largest flows between heads are sold by previous-token heads to the keys of such heads from then on
-under every baseline, when their circuit is born, and its joint value beside the single values of
-its members. Prints a table; claims nothing that it does not find.
+For every seed: when the prefix-matching scores of one head and of three have passed 0.5, whether
+the three largest flows between heads are sold by previous-token heads to the keys of such heads
+from then on under every baseline, when there is a first circuit and through which port it trades
+most, when it converts into that of the end, how many saved checkpoints lie between that and the
+crossing, and the joint value beside the single values of the members. Prints a table; claims
+nothing that it does not find.
 """
 
 from __future__ import annotations
@@ -58,19 +60,25 @@ def largest(flows: pl.DataFrame, count: int = HEADS) -> list[tuple[str, str, str
 def main(folders: list[str]) -> None:
     """Print what each seed shows."""
     print(
-        "| seed | three scores pass 0.5 | baseline | checkpoints from then on at which the three "
-        "largest flows are previous-token → induction, `k` | circuit | born | joint value at the "
-        "end | its single values add up to |"
+        "| seed | one, three scores pass 0.5 | baseline | checkpoints from then on at which the "
+        "three largest flows are previous-token → induction, `k` | first circuit | that of the end "
+        "begins | by | checkpoints after the crossing | circuit | joint value at the end | its "
+        "single values add up to |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|" + "---|" * 11)
     for folder in sorted(folders):
         ledger = ce.open_ledger(folder)
         heads = Heads.of(ledger)
         steps = ledger.steps("flows")
-        passed = next((s for s in steps if len(heads.induction(s)) >= HEADS), None)
+        crossed, passed = (
+            next((s for s in steps if len(heads.induction(s)) >= count), None)
+            for count in (1, HEADS)
+        )
         flows = ledger.table("flows").collect()
         circuits, events = (ledger.table(t).collect() for t in ("circuits", "circuit_events"))
-        born, members, value = circuit_of(ledger, circuits, events, heads, steps[-1])
+        born, how, members, value = circuit_of(ledger, circuits, events, heads, steps[-1])
+        first, port = first_of(ledger, circuits)
+        after = None if None in (born, crossed) else steps.index(born) - steps.index(crossed)
         for baseline in flows["baseline"].unique(maintain_order=True):
             later = [s for s in steps if passed is not None and s >= passed]
             good = []
@@ -90,9 +98,20 @@ def main(folders: list[str]) -> None:
                 f"{told[c][0]:.2f}" if told.height else "–" for c in ("value", "singles")
             )
             print(
-                f"| {Path(folder).name} | {passed} | {baseline} | {said} | {members} | {born} | "
-                f"{joint} | {singles} |"
+                f"| {Path(folder).name} | {crossed}, {passed} | {baseline} | {said} | {first}, "
+                f"`{port}` | {born} | {how} | {after} | {members} | {joint} | {singles} |"
             )
+
+
+def first_of(ledger: ce.Ledger, circuits: pl.DataFrame) -> tuple[int | None, str | None]:
+    """The step of the first circuits, and the port through which most is traded inside of them."""
+    step = circuits["step"].min()
+    if step is None:
+        return None, None
+    inside = ledger.table("counted").filter(pl.col("step") == step, pl.col("circuit").is_not_null())
+    ports = inside.group_by("port").agg(pl.col("flow").abs().sum()).sort("flow").collect()["port"]
+    assert isinstance(step, int)
+    return step, ports[-1] if len(ports) else None
 
 
 def circuit_of(
@@ -101,8 +120,8 @@ def circuit_of(
     events: pl.DataFrame,
     heads: Heads,
     last: int,
-) -> tuple[int | None, str, pl.DataFrame]:
-    """When the circuit that holds the induction heads at the end was born, who is in it, values."""
+) -> tuple[int | None, str, str, pl.DataFrame]:
+    """The circuit that holds the induction heads at the end: since when, how, who, values."""
     values = ledger.table("circuit_values").filter(pl.col("step") == last).collect()
     here = circuits.filter(pl.col("step") == last)
     wanted = heads.induction(last)
@@ -112,14 +131,16 @@ def circuit_of(
         default=None,
     )
     if best is None:
-        return None, "none", values.clear()
+        return None, "none", "none", values.clear()
     lines = lineages(circuits, events)
     line = lines.filter(pl.col("step") == last, pl.col("circuit") == best)["lineage"][0]
     born = lines.filter(pl.col("lineage") == line)["step"].min()
     assert born is None or isinstance(born, int)
+    began = lines.filter(pl.col("lineage") == line, pl.col("step") == born)["circuit"][0]
+    how = events.filter(pl.col("step") == born, pl.col("circuit") == began)["event"][0]
     roles = here.filter(pl.col("circuit") == best).group_by("role", maintain_order=True)
     members = " → ".join(", ".join(names) for _, names in roles.agg("component").iter_rows())
-    return born, members, values.filter(pl.col("circuit") == best)
+    return born, how, members, values.filter(pl.col("circuit") == best)
 
 
 if __name__ == "__main__":
