@@ -240,7 +240,9 @@ def shortfall(
     )
     rows = tested.with_columns(needed=needed).sort(pl.col("flow").abs(), descending=True)
     names = (*_EDGE, "flow", "se", "bound", "needed")
-    first = rows.select(names).row(0, named=True) if rows.height else dict.fromkeys(names)
+    first: dict[str, Any] = dict.fromkeys(names)
+    if rows.height:
+        first = rows.select(names).row(0, named=True)
     return {**first, "fewest": rows["needed"].min()}
 
 

@@ -144,7 +144,7 @@ def _untrained(
     found = [largest_of_untrained(context, context.untrained, baseline, count)]
     if effects is not None and (between := effects.filter(pl.col("flow").is_not_null())).height:
         # As many as were cut for their flow here; all that were drawn where none was.
-        chosen = between["chosen"].eq("flow").sum() or between.height
+        chosen = between["chosen"].to_list().count("flow") or between.height
         found.append(largest_of_untrained(context, context.untrained, baseline, count, chosen))
     return pl.concat(found)
 
