@@ -69,6 +69,17 @@ def test_what_no_format_holds_is_left_out(tmp_path: Path, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_names_of_attributes_are_cleaned_as_values_are(tmp_path: Path, format: str) -> None:
+    graph = nx.MultiDiGraph(step=1, name=NAME, **{"why\x00": "a"})
+    graph.add_node("a0.h0", **{"note\x1b": "b\x00"})
+    graph.add_node("logits")
+    graph.add_edge("a0.h0", "logits", "in", port="in", weight=2.0, **{"kind\x08": "c\uffff"})
+    nodes, edges = there_and_back(graph, format, tmp_path)
+    assert nodes["a0.h0"] == {"note": "b"}
+    assert edges["a0.h0", "logits", "in"] == {"port": "in", "weight": 2.0, "kind": "c"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_minimum_leaves_small_edges_out_and_nodes_in(tmp_path: Path, format: str) -> None:
     graph = ce.composition_graph(trading(tmp_path / "run"), step=10)
     (tmp_path / "out").mkdir()

@@ -18,6 +18,9 @@ from circuit_econ.report.words import plus_minus
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"
 
 
+LONG = "x" * 10_000
+
+
 @pytest.fixture(scope="module")
 def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     folder = tmp_path_factory.mktemp("browser")
@@ -25,6 +28,33 @@ def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     visited = visit(browser, [ledger], folder / "report.html")
     yield visited
     visited.page.close()
+
+
+def test_a_value_of_ten_thousand_characters_is_cut_wherever_it_stands(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Unbroken, it would stop the browser; two of them stay two."""
+    ledger = synthetic.ledger(
+        tmp_path / "run",
+        steps=(0, 10),
+        failed={10: f"cannot read {LONG}"},
+        audit={0: LONG},
+        extra={(f"{LONG}+y", "mean"): 0.5, (f"{LONG}+z", "mean"): 0.4},
+        run={"study": LONG, "notes": [LONG], "configuration": {LONG: {"path": LONG}}},
+    )
+    visited = visit(browser, [ledger], tmp_path / "report.html")
+    try:
+        assert visited.errors == []
+        text = visited.page.content()
+        assert LONG[:301] not in text
+        cut = "… (10,000 characters, sha256 "
+        assert visited.page.locator("h1").inner_text().startswith("x" * 150 + cut)
+        names = visited.column(1)
+        assert sum(name.startswith("x" * 150) for name in names) == 2
+        assert len(set(names)) == len(names)
+        assert f"cannot read {'x' * 150}{cut}" in text
+    finally:
+        visited.page.close()
 
 
 @pytest.fixture

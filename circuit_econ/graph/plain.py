@@ -64,7 +64,9 @@ def plain_graph(graph: Graph, minimum: float = 0.0) -> Graph:
 
 
 def _plain(data: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(key): plain_value(value) for key, value in data.items() if is_known(value)}
+    return {
+        str(plain_value(key)): plain_value(value) for key, value in data.items() if is_known(value)
+    }
 
 
 def edge_name(supplier: str, buyer: str, port: str) -> str:

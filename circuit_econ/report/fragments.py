@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from circuit_econ.report.frames import RunFrames
+from circuit_econ.report.reading import legible
 from circuit_econ.report.words import Notice, amount, earners, last_step, plus_minus
 
 __all__ = ["alarm", "comparison", "notice_box", "others_table", "run_record", "section", "table"]
@@ -142,10 +143,9 @@ def run_record(run: RunFrames, opened: bool) -> str:
 
 
 def _pairs(title: str, pairs: Iterable[tuple[str, Any]]) -> str:
-    items = "".join(
-        f"<dt>{escape(str(k))}</dt><dd>{escape('–' if v is None else str(v))}</dd>"
-        for k, v in pairs
-    )
+    # A list of many short values is one long one here.
+    shown = ((legible(str(k)), "–" if v is None else legible(str(v))) for k, v in pairs)
+    items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in shown)
     return f"<div>{f'<h3>{escape(title)}</h3>' if title else ''}<dl>{items}</dl></div>"
 
 

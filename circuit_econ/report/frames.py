@@ -10,6 +10,7 @@ import polars as pl
 
 from circuit_econ.accounts import default_place, verdict
 from circuit_econ.ledger import Ledger
+from circuit_econ.report.reading import shown_ledger
 from circuit_econ.report.trade import Trade, gather_trade
 from circuit_econ.tables import BASELINES, CURRENCY_UNITS, Kind, Status, component_key
 
@@ -98,7 +99,7 @@ def gather(ledger: Ledger, name: str | None = None) -> RunFrames:
         ledger: The run. Tables that were not written are taken as empty.
         name: What to call it; by default the name of its folder.
     """
-    name = name or ledger.path.resolve().name
+    name, ledger = name or ledger.path.resolve().name, shown_ledger(ledger)
     checkpoints = ledger.table("checkpoints").sort("step").collect()
     checkpoints = checkpoints.select(pl.lit(name).alias("run"), pl.all())
     value = ledger.table("value").collect()
