@@ -16,7 +16,7 @@ from torch import Tensor
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Context, Plan, measures_of
-from circuit_econ.measures.edges import EDGES, EdgeSettings, sampling
+from circuit_econ.measures.edges import EDGES, EdgeSettings, _chosen, sampling
 from circuit_econ.measures.flows import pairs
 from circuit_econ.measures.income import INCOME, IncomeSettings
 from circuit_econ.measures.income_parts import Port
@@ -237,6 +237,13 @@ def test_only_the_layers_above_the_reader_run(monkeypatch: pytest.MonkeyPatch) -
     for layer in range(config.n_layers):
         # The clean pass; above layer 1 the edge to it as well.
         assert runs[layer] == 5 * (1 + (layer > 1)), runs
+
+
+def test_the_largest_seed_draws_edges_like_any_other() -> None:
+    flows = {(f"a0.h{n}", "logits", "in"): float(n) for n in range(20)}
+    context = replace(context_of(zoo.case_named("gpt2")), seed=2**63 - 1, step=2**62)
+    found = _chosen(flows, EdgeSettings(largest=5, drawn=7), context, 1)
+    assert list(found.values()) == ["flow"] * 5 + ["drawn"] * 7
 
 
 def test_what_is_chosen_and_what_it_says_of_the_rest() -> None:

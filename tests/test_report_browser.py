@@ -173,6 +173,7 @@ def test_hovering_tells_what_is_plotted(shown: Visit) -> None:
         "step": "1,000",
         "baseline": "zero",
         "value": "2.913 ± 0.001",
+        "95 % interval": "2.911 … 2.915",
         "placebo": "0.7282 ± 0.001",
         "capacity": "4,096",
         "return": "0.000711",

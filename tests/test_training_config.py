@@ -35,7 +35,8 @@ def test_checkpoints_are_log_spaced(steps: int, checkpoints: int, expected: list
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"batch": 0}, "batch=0 must be at least 1"),
         ({"d_mlp": 0}, "d_mlp=0 must be at least 1"),
-        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
+        ({"seed": 2**63}, f"seed must be at most {2**63 - 1}, not {2**63}"),
         (
             {"d_model": 15},
             "d_model=15 cannot be shared evenly by n_heads=2; change one of them or give d_head",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import hooks
@@ -203,6 +204,12 @@ def test_a_placebo_moves_as_much_as_the_ablation_does() -> None:
     assert torch.allclose(moved.sum(0), other.sum(0))
     norms = [d.norm(dim=-1).flatten().sort().values for d in (moved, other)]
     assert torch.allclose(*norms)
+
+
+def test_the_largest_seed_draws_like_any_other() -> None:
+    context = replace(context_of(zoo.case_named("gpt2")), seed=2**63 - 1)
+    found = table_of(context, placebo_draws=1)
+    assert found["placebo"].is_not_null().all() and found["placebo"].abs().max() > 0  # type: ignore[operator]
 
 
 def test_the_placebos_error_covers_its_draws() -> None:

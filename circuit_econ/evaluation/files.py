@@ -259,7 +259,7 @@ def _read_parquet(path: Path, field: str) -> Iterator[str]:
         f.seek(0)
         column = pl.read_parquet(f, columns=[field])[field].cast(pl.String).fill_null("")
         # One value repeated a million times takes little room in the file, and here.
-        size = column.str.len_bytes().cast(pl.Int64).sum()
+        size = int(column.str.len_bytes().cast(pl.Int64).sum())
     if size > MOST_TEXT:
         raise too_much(f"column {field!r} of {path} has {size / 1e6:.0f} MB")
     for number, value in enumerate(column):

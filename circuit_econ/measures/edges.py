@@ -26,6 +26,7 @@ from circuit_econ.measures.statistics import known
 from circuit_econ.measures.sweep import Sweep, sweep
 from circuit_econ.measures.variants import Cut, Mediated, Reader, Variant
 from circuit_econ.model import ModelConfig
+from circuit_econ.model.draws import drawing
 from circuit_econ.model.intervene import Component, components
 from circuit_econ.tables import TABLES, Baseline, Kind, make_table
 
@@ -230,9 +231,7 @@ def _chosen(
     """Which edges are cut, and why."""
     order = sorted(flows, key=lambda edge: -abs(flows[edge]))
     largest, rest = order[: settings.largest], sorted(order[settings.largest :])
-    generator = torch.Generator().manual_seed(
-        ((context.seed + _DRAW) * 1_000_003 + context.step) * 101 + number
-    )
+    generator = drawing(((context.seed + _DRAW) * 1_000_003 + context.step) * 101 + number)
     drawn = torch.randperm(len(rest), generator=generator)[: settings.drawn].tolist()
     return dict.fromkeys(largest, "flow") | dict.fromkeys((rest[n] for n in drawn), "drawn")
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuit_econ.model import Model
+from circuit_econ.model.draws import drawing
 from circuit_econ.model.transfer import send
 
 __all__ = ["Scoring", "sample_positions"]
@@ -74,7 +75,7 @@ def sample_positions(
     counts = scored.sum(1)
     if positions is None or int(counts.max()) <= positions:
         return targets, torch.ones(len(targets), dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
+    generator = drawing(seed)
     ticket = torch.rand(targets.shape, generator=generator).masked_fill(~scored, 2.0)
     kept = ticket.argsort(1).argsort(1) < positions
     sampled = torch.where(scored & kept, targets, -100)

@@ -23,6 +23,7 @@ from circuit_econ.measures.statistics import known, ratio_estimate
 from circuit_econ.measures.variants import Layer, Piece, Sequences, Variant
 from circuit_econ.measures.workers import Workers
 from circuit_econ.model import Edit, Model, Trace
+from circuit_econ.model.draws import drawing
 from circuit_econ.model.intervene import Baselines, draw_donors
 from circuit_econ.model.transfer import send
 from circuit_econ.tables import Baseline
@@ -305,7 +306,7 @@ def sweep(context: Context, variants: Sequence[Variant], positions: int | None =
 
 def _order(clusters: Int[Tensor, " S"] | None, count: int, seed: int) -> Int[Tensor, " S"]:
     """Sequences at random; those of one document, in their order, one after the other."""
-    generator = torch.Generator().manual_seed(seed + _ORDER)
+    generator = drawing(seed + _ORDER)
     if clusters is None:
         return torch.randperm(count, generator=generator)
     _, index = clusters.unique(return_inverse=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from circuit_econ.model import Model, Trace
+from circuit_econ.model.draws import drawing
 from circuit_econ.model.intervene import Baselines, Component
 from circuit_econ.model.records import Ports
 from circuit_econ.model.transfer import send
@@ -269,5 +270,5 @@ class Cut(Variant):
 
 
 def _permutation(count: int, seed: int, group: int, draw: int) -> Tensor:
-    generator = torch.Generator().manual_seed((seed + _SHUFFLE) * 1_000_003 + group * 1009 + draw)
+    generator = drawing((seed + _SHUFFLE) * 1_000_003 + group * 1009 + draw)
     return torch.randperm(count, generator=generator)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from circuit_econ.errors import unknown
 from circuit_econ.model.config import ModelConfig
+from circuit_econ.model.draws import drawing
 from circuit_econ.model.forward import Edit, Model, Trace
 from circuit_econ.tables import Baseline, Kind, component_key, head_name, mlp_name
 
@@ -116,7 +117,7 @@ def draw_donors(sequences: int, donors: int, *, same_set: bool, seed: int) -> In
             (unless there is only one sequence).
         seed: Seed of the draw.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = drawing(seed)
     if not same_set:
         return torch.randint(donors, (sequences,), generator=generator)
     # Someone else, uniformly: shift by 1 … n − 1.

@@ -149,7 +149,7 @@ def _pairs(title: str, pairs: Iterable[tuple[str, Any]]) -> str:
     return f"<div>{f'<h3>{escape(title)}</h3>' if title else ''}<dl>{items}</dl></div>"
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested keys as ``a.b``; lists on one line."""
     for key, entry in content.items():
         if isinstance(entry, Mapping):

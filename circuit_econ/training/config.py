@@ -12,6 +12,7 @@ import numpy as np
 
 from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import TrainingData
+from circuit_econ.evaluation.settings import check_number
 
 __all__ = ["Activation", "Normalization", "Optimiser", "Positions", "Schedule", "TrainingConfig"]
 
@@ -139,7 +140,7 @@ class TrainingConfig:
         for name in ("d_head", "d_mlp", "n_ctx"):
             value = getattr(self, name)
             _require(name, value, value is None or value >= 1, "at least 1")
-        _require("seed", self.seed, self.seed >= 0, "at least 0")
+        check_number("seed", self.seed)
         if self.d_head is None and self.d_model % self.n_heads:
             raise ConfigurationError(
                 f"d_model={self.d_model} cannot be shared evenly by n_heads={self.n_heads};"

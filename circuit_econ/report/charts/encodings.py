@@ -127,7 +127,7 @@ def end_or_value(end: str) -> str:
 
 
 _ENDS: Final = " + ' … ' + ".join(
-    f"(isValid(datum.{end}) ? format(datum.{end}, '.3~g') : '?')" for end in ("low", "high")
+    f"(isValid(datum.{end}) ? format(datum.{end}, '.4~g') : '?')" for end in ("low", "high")
 )
 _UNSURE: Final = json.dumps([Outcome.FEW, Outcome.HEAVY_TAIL, Outcome.NOT_ESTIMABLE])
 
