@@ -139,7 +139,7 @@ def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
 def test_an_unusual_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "step_1.pt").write_bytes(pickle.dumps(Payload(tmp_path / "executed"), protocol=4))
-    assert "(it holds more than tensors)" in said(lambda: read_tensors(tmp_path / "step_1.pt"))
+    assert "(it is damaged or no tensors)" in said(lambda: read_tensors(tmp_path / "step_1.pt"))
     assert not (tmp_path / "executed").exists()
 
 

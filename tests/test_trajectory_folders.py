@@ -129,6 +129,28 @@ def test_one_damaged_checkpoint_leaves_the_others(tmp_path: Path) -> None:
     assert trajectory.read(2).tensors
 
 
+def test_folders_that_hold_an_adapter_alone(tmp_path: Path) -> None:
+    for step in (10, 20):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        save_file({"lora_A.weight": torch.zeros(2, 4)}, folder / "adapter_model.safetensors")
+    trajectory = open_trajectory(tmp_path)
+    remedy = (
+        "merge it into its base model (peft: merge_and_unload(), then save_pretrained()) and open "
+        "what that saves"
+    )
+    for call in (trajectory.config, trajectory.read):
+        with pytest.raises(CheckpointError) as caught:
+            call(10)
+        assert str(caught.value) == (
+            f"{tmp_path / 'checkpoint-10'} holds an adapter alone (adapter_config.json); {remedy}"
+        )
+    assert said(tmp_path / "checkpoint-20") == (
+        f"{tmp_path / 'checkpoint-20'} holds an adapter alone (adapter_config.json); {remedy}"
+    )
+
+
 # A single checkpoint
 
 

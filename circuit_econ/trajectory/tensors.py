@@ -87,7 +87,7 @@ def _unpickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except pickle.UnpicklingError as error:
             asked = re.search(r"GLOBAL (\S+)", str(error))
-            what = f"it asks for {asked[1]}" if asked else "it holds more than tensors"
+            what = f"it asks for {asked[1]}" if asked else "it is damaged or no tensors"
             raise CheckpointError(
                 f"{path} is a pickle that could run code ({what}) and is refused, nothing in it "
                 "was run; save the model's state_dict() alone, best as safetensors"
