@@ -93,16 +93,26 @@ TABLES: Final[dict[str, pl.Schema]] = {
     "capacity": pl.Schema({"step": _I, "component": _S, "currency": _S, "place": _S, "amount": _F}),
     "attention": pl.Schema({"step": _I, "component": _S, "quantity": _S, "amount": _F}),
     "income": pl.Schema(
-        # Nats per scored position; ``se`` is null where it cannot be estimated.
-        {"step": _I, "component": _S, "baseline": _S, "income": _F, "se": _F}
+        # Nats per scored position; ``se`` is null where it cannot be estimated. The integration
+        # error, how far the amount may be from its integral over the dial, comes on top of it.
+        {
+            "step": _I,
+            "component": _S,
+            "baseline": _S,
+            "income": _F,
+            "se": _F,
+            "integration_error": _F,
+        }
     ),
     "income_stages": pl.Schema(
         # Stage 1 is sold to the logits, stage 2 to what sells to the logits, and so on.
         {"step": _I, "component": _S, "baseline": _S, "stage": _I, "income": _F}
     ),
     "income_gap": pl.Schema(
-        # ``gap`` is the sum of incomes less the product. An ablated loss beyond the error
-        # of what unigram frequencies achieve flags the baseline's economy.
+        # ``gap`` is the sum of incomes less the product; ``missed`` the largest such gap between
+        # any two dials. An economy that has not converged says so; its integration errors hold.
+        # An ablated loss beyond the error of what unigram frequencies achieve flags the baseline's
+        # economy.
         {
             "step": _I,
             "baseline": _S,
@@ -110,14 +120,16 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "product": _F,
             "gap": _F,
             "component_error": _F,
+            "missed": _F,
+            "converged": pl.Boolean(),
             "ablated_loss": _F,
             "unigram_loss": _F,
             "unigram_se": _F,
         }
     ),
     "flows": pl.Schema(
-        # Income is signal + crowding over all buyers; ``se`` is that of their sum. The halves are
-        # that sum again, measured on every other group of documents alone.
+        # Income is signal + crowding over all buyers; ``se`` and ``integration_error`` are those of
+        # their sum. The halves are that sum again, on every other group of documents alone.
         {
             "step": _I,
             "supplier": _S,
@@ -127,6 +139,7 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "signal": _F,
             "crowding": _F,
             "se": _F,
+            "integration_error": _F,
             "first_half": _F,
             "second_half": _F,
         }
@@ -193,6 +206,7 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "port": _S,
             "flow": _F,
             "se": _F,
+            "integration_error": _F,  # of the flow
             "bound": _F,
             "effect": _F,
             "effect_se": _F,

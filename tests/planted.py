@@ -50,7 +50,7 @@ def table(edges: Sequence[Edge], flows: Sequence[float] | np.ndarray, se: float)
     half = [float(x) / 2 for x in flows]
     return pl.DataFrame(
         {"supplier": suppliers, "buyer": buyers, "port": ports, "signal": half, "crowding": half,
-         "se": [se] * len(half)}
+         "se": [se] * len(half), "integration_error": [0.0] * len(half)}
     )  # fmt: skip
 
 

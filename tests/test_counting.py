@@ -28,9 +28,12 @@ def maxima(sizes: dict[str, list[float]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["seed", "class", "largest"], orient="row")
 
 
-def trade(*rows: tuple[str, str, str, float, float, float | None]) -> pl.DataFrame:
+def trade(
+    *rows: tuple[str, str, str, float, float, float | None], missed: float | None = 0.0
+) -> pl.DataFrame:
     names = ["supplier", "buyer", "port", "signal", "crowding", "se"]
-    return pl.DataFrame(rows, schema=names, orient="row")
+    found = pl.DataFrame(rows, schema=names, orient="row")
+    return found.with_columns(integration_error=pl.lit(missed, pl.Float64))
 
 
 def exact(*rows: tuple[str, str, str, float, float | None]) -> pl.DataFrame:
@@ -60,9 +63,13 @@ def test_the_largest_flow_of_a_class_is_signal_and_crowding_without_sign() -> No
         ("a0.h1", "a1.h0", "k", 1.5, 0.0, None),
         ("a0.h0", "a1.h0", "k_scale", 0.25, 0.25, None),
     )
-    sold = trade(*rows.rows(), ("a0.h1", "logits", "in", 0.5, -0.75, None))
+    sold = trade(
+        *rows.drop("integration_error").rows(), ("a0.h1", "logits", "in", 0.5, -0.75, None)
+    )
     assert largest(sold).rows() == [("capital flow", 2.0), ("final flow", 0.25)]
-    broken = trade(*rows.rows(), ("a0.h1", "a1.h1", "k", math.nan, 0.0, None))
+    broken = trade(
+        *rows.drop("integration_error").rows(), ("a0.h1", "a1.h1", "k", math.nan, 0.0, None)
+    )
     assert math.isnan(largest(broken)["largest"][0])
     effects = exact(("a0.h0", "a1.h0", "k", -0.5, None), ("a0.h0", "logits", "in", 0.25, None))
     assert largest(effects, Quantity.EFFECT).rows() == [
@@ -142,8 +149,8 @@ def test_an_edge_counts_beyond_error_and_bound() -> None:
     )
     found = counted(rows, BOUND)
     assert found.columns == [
-        "supplier", "buyer", "port", "flow", "se", "bound", "effect", "effect_se", "effect_bound",
-        "admitted_by",
+        "supplier", "buyer", "port", "flow", "se", "integration_error", "bound", "effect",
+        "effect_se", "effect_bound", "admitted_by",
     ]  # fmt: skip
     assert found.select("supplier", "buyer", "port", "flow", "bound", "admitted_by").rows() == [
         ("a0.h0", "a1.h0", "k", 1.5, 1.0, "flow"),
@@ -237,6 +244,16 @@ def test_how_many_sequences_would_make_a_flow_count() -> None:
     assert unknown["flow"] == -2.0 and unknown["needed"] is unknown["fewest"] is None
     none = shortfall(rows.clear(), BOUND, 100)
     assert none["supplier"] is none["needed"] is none["fewest"] is None
+
+
+def test_what_the_integral_may_be_off_by_is_taken_off_whole() -> None:
+    z = NormalDist().inv_cdf(1 - 0.01 / 2)
+    row = ("a0.h0", "a1.h0", "k", -1.0, -0.5, 0.1)
+    for over, missed in ((True, 0.99), (False, 1.01)):
+        flows = trade(row, missed=missed * (0.5 - 0.1 * z))
+        assert counted(flows, {"capital flow": 1.0}).height == over
+        assert (shortfall(flows, {"capital flow": 1.0}, 100)["needed"] <= 100) == over
+    assert counted(trade(row, missed=None), {"capital flow": 0.0}).is_empty()
 
 
 def test_sampling_error_alone_counts_no_edge() -> None:

@@ -31,7 +31,7 @@ from circuit_econ.tables import BASELINES, TABLES
 
 CASES = pytest.mark.parametrize("case", zoo.CASES, ids=lambda c: c.name)
 LENGTH, ALL = 7, EdgeSettings(largest=100_000, drawn=0)
-QUICK = IncomeSettings(nodes=2, most_nodes=4, stages=False, reference_groups=0)
+QUICK = IncomeSettings(nodes=5, most_nodes=5, stages=False, reference_groups=0)
 
 
 def context_of(

@@ -59,7 +59,7 @@ def test_the_graph_itself_says_where_it_is_from(tmp_path: Path) -> None:
     graph = ce.composition_graph(trading(tmp_path), step=10)
     assert graph.graph["name"] == "Ökonomie → 経済"
     assert graph.graph["step"] == 10 and graph.graph["baseline"] == "mean"
-    assert graph.graph["product"] == 2.0 and graph.graph["nodes"] == 8
+    assert graph.graph["product"] == 2.0 and graph.graph["nodes"] == 9
     assert graph.graph["capital_share"] == pytest.approx(0.625 / 1.875)
     assert graph.graph["tokens_seen"] == 5120 and graph.graph["loss"] > 0
     assert graph.graph["parallel"] is True  # no head of layer 0 sells to m0

@@ -24,7 +24,7 @@ from circuit_econ.model.intervene import draw_donors
 from circuit_econ.tables import BASELINES, TABLES
 
 LENGTH = 7
-FEW = {"nodes": 2, "most_nodes": 4, "stages": False}
+FEW = {"nodes": 5, "most_nodes": 5, "stages": False}
 
 
 def context_of(
@@ -71,7 +71,7 @@ def test_induction_sells_one_capital_good() -> None:
     assert (traded["signal"] > 0.5).all() and (traded["crowding"] == 0).all()
     gap = found["income_gap"].row(0, named=True)
     assert gap["product"] == gap["ablated_loss"] == pytest.approx(math.log(7), abs=1e-9)
-    assert gap["nodes"] == 64 and abs(gap["gap"]) < 1e-5
+    assert gap["nodes"] == 65 and abs(gap["gap"]) < 1e-3 and gap["converged"]
     stages = found["income_stages"].filter(pl.col("income") != 0)
     assert stages.select("component", "stage").rows() == [("a1.h0", 1), ("a0.h0", 2)]
 
@@ -80,13 +80,14 @@ def test_induction_sells_one_capital_good() -> None:
 def test_two_equal_suppliers_earn_the_same(kind: str) -> None:
     tokens = torch.randint(4, (3, 5), generator=torch.Generator().manual_seed(0))
     context = Context(paper.gate(kind), Evaluation(tokens, torch.zeros_like(tokens)), 0, ("zero",))
-    found = tables_of(context, nodes=32)
+    found = tables_of(context)
     income = dict(found["income"].select("component", "income").iter_rows())
     assert income["a0.h0"] == income["a0.h1"] > 0.05
-    assert sum(income.values()) == pytest.approx(math.log(4), abs=2e-2)  # the kink of relu
     gap = found["income_gap"].row(0, named=True)
     assert gap["product"] == pytest.approx(math.log(4), abs=1e-12)
     assert gap["gap"] == pytest.approx(sum(income.values()) - math.log(4), abs=1e-12)
+    # The kink of relu, where a dial of 60 opens, is too sharp for 65 nodes; or it is at none.
+    assert gap["converged"] == (kind == "or") and abs(gap["gap"]) <= gap["missed"]
 
 
 def unread(norm: str | None) -> Context:
@@ -200,7 +201,7 @@ def test_stages_are_sums_over_paths_in_a_linear_model() -> None:
 @pytest.mark.parametrize("name", ["gpt2", "neox", "qwen3", "tl-attn-only", "tl-no-norm"])
 def test_the_tables_obey_the_identities(name: str) -> None:
     context = context_of(zoo.case_named(name), baselines=BASELINES)
-    found = tables_of(context, most_nodes=8)
+    found = tables_of(context, most_nodes=9)
     assert tuple(found) == INCOME.tables
     for table, frame in found.items():
         assert frame.schema == TABLES[table] and frame["step"].unique().to_list() == [7]
@@ -218,11 +219,12 @@ def test_the_tables_obey_the_identities(name: str) -> None:
         mine = income.filter(pl.col("baseline") == row["baseline"])["income"].sum()
         assert mine - row["product"] == pytest.approx(row["gap"], abs=1e-12)
         allowed = max(1e-2 * abs(row["product"]), 1e-3)
-        assert (row["component_error"] <= allowed) or row["nodes"] == 8
+        assert row["converged"] <= (max(row["component_error"], row["missed"]) <= allowed)
+        assert row["missed"] >= abs(row["gap"]) - 1e-12
         prices = found["prices"].filter(pl.col("baseline") == row["baseline"])
         nodes = prices.select("node", "alpha").unique(maintain_order=True)
         assert nodes["node"].to_list() == list(range(row["nodes"]))
-        assert nodes["alpha"].is_sorted() and nodes["alpha"].is_between(0, 1).all()
+        assert nodes["alpha"].is_sorted() and (nodes["alpha"][0], nodes["alpha"][-1]) == (0, 1)
     assert (found["income"]["se"] > 0).all() and (found["flows"]["se"] >= 0).all()
 
 
@@ -230,7 +232,7 @@ def test_the_tables_obey_the_identities(name: str) -> None:
 def test_everything_at_the_baseline_is_a_hook_loop_with_everything_replaced(name: str) -> None:
     case = zoo.case_named(name)
     context = context_of(case, baselines=BASELINES)
-    gaps = tables_of(context, nodes=1, most_nodes=2, stages=False)["income_gap"]
+    gaps = tables_of(context, **FEW)["income_gap"]
     evaluation, bridge = context.evaluation, zoo.shared_bridge(case)
     assert evaluation.reference is not None
     donors = draw_donors(6, 5, same_set=False, seed=1)
@@ -250,25 +252,6 @@ def test_everything_at_the_baseline_is_a_hook_loop_with_everything_replaced(name
         assert row["product"] == pytest.approx(float(product), abs=scale)
         guessed = unigram_loss(evaluation, bridge.cfg.d_vocab)
         assert (row["unigram_loss"], row["unigram_se"]) == guessed
-
-
-def test_nodes_double_until_incomes_hold_still() -> None:
-    context = context_of(zoo.case_named("gpt2"), baselines=("mean",))
-    known = {n: tables_of(context, nodes=n, most_nodes=2 * n) for n in (1, 2, 4)}
-    incomes = {2 * n: found["income"]["income"] for n, found in known.items()}
-    expected = 4
-    while True:
-        error = (incomes[expected] - incomes[expected // 2]).abs().max()
-        product = known[1]["income_gap"]["product"].item()
-        if error <= max(1e-2 * abs(product), 1e-3):  # type: ignore[operator]
-            break
-        expected *= 2
-    assert expected == 8
-    found = tables_of(context, nodes=2)["income_gap"].row(0, named=True)
-    assert found["nodes"] == expected
-    assert found["component_error"] == pytest.approx(error, abs=1e-12)
-    stopped = tables_of(context, nodes=2, most_nodes=7)["income_gap"].row(0, named=True)
-    assert stopped["nodes"] == 4 and stopped["component_error"] > error
 
 
 def test_without_stages_none_are_written() -> None:

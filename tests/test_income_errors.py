@@ -19,10 +19,17 @@ from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Context, Plan, flows, income_economy, income_pass
 from circuit_econ.measures.flows import trade
 from circuit_econ.measures.income import INCOME, IncomeSettings
+from circuit_econ.measures.income_economy import Economy
 from circuit_econ.measures.income_pass import Dialled
 from circuit_econ.measures.statistics import ratio_estimate
 from circuit_econ.model import ModelConfig
 from circuit_econ.tables import BASELINES
+
+
+def integrated(context: Context, level: int) -> Tensor:
+    """Incomes by one rule."""
+    economy = Economy(context, "mean")
+    return economy.mean(economy.integrate(level).earned)
 
 
 def one_by_one(context: Context) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,19 +75,19 @@ def test_the_reference_has_a_part_by_leaving_its_groups_out() -> None:
     context = context_of(zoo.case_named("gpt2"))
     evaluation, reference = context.evaluation, context.evaluation.reference
     assert reference is not None
-    groups, coarse = 3, {"nodes": 1, "most_nodes": 2, "stages": False}
+    groups = 3
     effects = []
     for group in range(groups):
         mine = torch.arange(6) % groups == group
         left = reference[torch.arange(5) % groups != group]
         incomes = [
-            tables_of(
+            integrated(
                 Context(
                     context.model,
                     Evaluation(evaluation.tokens[mine], evaluation.targets[mine], some),
                 ),
-                **coarse,
-            )["income"]["income"].to_torch()
+                level=1,
+            )
             for some in (left, reference)
         ]
         effects.append(incomes[0] - incomes[1])
@@ -113,14 +120,14 @@ def test_what_has_no_reference_or_too_little_of_it() -> None:
     ("fields", "message"),
     [
         (
-            {"nodes": 0},
-            "measures.income: nodes are doubled at least once, so nodes must be between 1 and half "
-            "of most_nodes; got 0 and 64",
+            {"nodes": 4},
+            "measures.income: rules have 5, 9, 17, 33 … nodes; nodes must be at least 5, "
+            "most_nodes at most 513, and a rule must lie between; got 4 and 65",
         ),
         (
-            {"nodes": 4, "most_nodes": 7},
-            "measures.income: nodes are doubled at least once, so nodes must be between 1 and half "
-            "of most_nodes; got 4 and 7",
+            {"nodes": 10, "most_nodes": 16},
+            "measures.income: rules have 5, 9, 17, 33 … nodes; nodes must be at least 5, "
+            "most_nodes at most 513, and a rule must lie between; got 10 and 16",
         ),
         (
             {"reference_groups": 1},
@@ -139,7 +146,7 @@ def test_wrong_numbers_are_refused(fields: dict[str, Any], message: str) -> None
 
 def test_incomes_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     context = context_of(zoo.case_named("llama"), baselines=("mean", "resample"))
-    few = {"nodes": 1, "most_nodes": 2, "reference_groups": 2}
+    few = {"nodes": 5, "most_nodes": 5, "reference_groups": 2}
     expected = tables_of(context, **few)
     panels: list[int] = []
     run = Dialled.run
@@ -222,7 +229,7 @@ def test_the_plan_counts_the_passes(
     reference_groups: int, stages: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = context_of(zoo.case_named("gpt2"), baselines=("mean", "zero"))
-    settings = IncomeSettings(2, 4, stages, reference_groups)
+    settings = IncomeSettings(5, 5, stages, reference_groups)
     backward: list[float] = []
     run = Dialled.run
 
@@ -235,5 +242,5 @@ def test_the_plan_counts_the_passes(
     INCOME.run(context, settings)
     config: ModelConfig = context.model.config
     planned = INCOME.passes(config, context.evaluation, context.baselines, settings)
-    # Beside those the reference, the model and the fully ablated model.
-    assert planned == pytest.approx(sum(backward) + 2 * 3)
+    # Beside those the reference.
+    assert planned == pytest.approx(sum(backward) + 2)

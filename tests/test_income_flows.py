@@ -18,9 +18,9 @@ from transformer_lens.tools.analysis.attribution_patching import (
 
 from circuit_econ.measures import flows
 from circuit_econ.measures.flows import pairs, trade
-from circuit_econ.measures.income_economy import nodes_of
 from circuit_econ.measures.income_parts import Port
 from circuit_econ.measures.income_pass import Dialled
+from circuit_econ.measures.quadrature import rule
 from circuit_econ.model import Model
 from circuit_econ.model.config import Norm
 
@@ -135,16 +135,16 @@ def test_income_by_stage_is_the_polynomial_in_z(case: zoo.Case) -> None:
 def test_incomes_sum_to_the_product_the_better_the_more_nodes(case: zoo.Case) -> None:
     at = setting_of(case)
     clean, ablated = (
-        at.dialled.losses(at.tokens, at.targets, at.bases, alpha).sum() for alpha in (1.0, 0.0)
+        at.dialled.run(at.tokens, at.targets, at.bases, alpha).losses.sum() for alpha in (1.0, 0.0)
     )
     model = at.dialled.model
     whole = model.sequence_losses(model.run(model.embed(at.tokens)), at.targets).sum()
     assert torch.allclose(clean, whole, atol=1e-9)
     gaps = []
-    for count in (2, 16):
+    for level in (1, 4):
         total = sum(
             weight * at.dialled.run(at.tokens, at.targets, at.bases, alpha).income.sum()
-            for alpha, weight in nodes_of(count)
+            for alpha, weight in zip(rule(level).nodes, rule(level).weights, strict=True)
         )
         gaps.append(abs(float(total - (ablated - clean))))
     # Kinks of relu and clipping make it slow; smooth models are exact to 1e-6 with 32 nodes.

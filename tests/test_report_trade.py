@@ -240,10 +240,11 @@ def test_page_tells_how_well_incomes_add_up(tmp_path: Path) -> None:
     assert "How well incomes add up, in nats per scored position" in capital
     cells = [part.split("</td>")[0].split(">")[-1] for part in capital.split("<td ")[1:]]
     product = ledger.table("income_gap").collect().filter(pl.col("step") == 1000)["product"]
-    assert cells[:9] == [
-        "mean", "1,000", f"{product[0]:.4g}", "0.0012", "0.0034", "16", "5", "6.00 ± 0.10", "none",
+    assert cells[:10] == [
+        "mean", "1,000", f"{product[0]:.4g}", "0.0012", "0.0034", "17", "none", "5",
+        "6.00 ± 0.10", "none",
     ]  # fmt: skip
-    assert cells[9:][-1] == "1 of 4"
+    assert cells[10:][-1] == "1 of 4"
 
 
 def test_page_tells_what_circuits_make(tmp_path: Path) -> None:

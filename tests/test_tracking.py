@@ -43,7 +43,7 @@ Edge = tuple[int, str, str, str, float, str | None]
 def counted(*rows: Edge) -> pl.DataFrame:
     names = ("step", "supplier", "buyer", "port", "flow", "circuit")
     columns = {name: [row[at] for row in rows] for at, name in enumerate(names)}
-    same = {"se": 0.0, "bound": 0.0, "admitted_by": "flow"}
+    same = {"se": 0.0, "integration_error": 0.0, "bound": 0.0, "admitted_by": "flow"}
     same |= dict.fromkeys(("effect", "effect_se", "effect_bound"))
     return make_table("counted", {**columns, **{name: [x] * len(rows) for name, x in same.items()}})
 

@@ -134,11 +134,11 @@ def _trade(
             final[supplier] += signal + crowding
         half = (signal + crowding) / 2
         found["flows"].append(
-            (supplier, buyer, port, baseline, signal, crowding, 0.001, half, half)
+            (supplier, buyer, port, baseline, signal, crowding, 0.001, 0.0, half, half)
         )
     for name in names:
         earned, sold = income[name], final[name]
-        found["income"].append((name, baseline, earned, 0.002))
+        found["income"].append((name, baseline, earned, 0.002, 0.0))
         rest = earned - sold
         parts = [sold, 0.75 * rest, *[0.25 * rest / (2 * layers - 1)] * (2 * layers - 1)]
         found["income_stages"] += [(name, baseline, n + 1, x) for n, x in enumerate(parts)]
@@ -161,7 +161,7 @@ def _trade(
         )
         found["direct"].append((name, baseline, sold, rest, 0.2 * earned, 0.003, 0.004, 0.005))
     product = sum(income.values())
-    found["income_gap"].append((baseline, 16, product, 0.0012, 0.0034, *losses))
+    found["income_gap"].append((baseline, 17, product, 0.0012, 0.0034, 0.0056, True, *losses))
     order = sorted(range(len(every)), key=lambda i: -abs(sum(amounts[i])))
     chosen = [(i, "flow") for i in order[:10]] + [(i, "drawn") for i in order[10::7][:10]]
     effects = [(*every[i], baseline, 1.1 * sum(amounts[i]), 0.002, *[sum(amounts[i])] * 3, why)
@@ -186,10 +186,10 @@ def _circuits(
         supplier, buyer, port = edge
         if port == "k" and supplier in belongs and belongs.get(buyer) == belongs[supplier]:
             found["counted"].append(
-                (*edge, sum(amount), 0.001, 0.0005, *NO_EFFECT, belongs[supplier])
+                (*edge, sum(amount), 0.001, 0.0, 0.0005, *NO_EFFECT, belongs[supplier])
             )
         elif port == "in" and supplier in belongs:
-            found["counted"].append((*edge, sum(amount), 0.001, 0.0005, *NO_EFFECT, None))
+            found["counted"].append((*edge, sum(amount), 0.001, 0.0, 0.0005, *NO_EFFECT, None))
     found["circuits"] = [(*member, 0.8) for member in members]
     circuits = sorted(set(belongs.values()))
     grown = step / (step + 30)

@@ -25,6 +25,7 @@ __all__ = [
     "edge_key",
     "kind_of",
     "largest",
+    "sampling_quantile",
     "shortfall",
 ]
 
@@ -162,11 +163,12 @@ def counted(
 ) -> pl.DataFrame:
     """The edges that count.
 
-    An edge counts when |flow| − z·se exceeds the bound of its class, where z is the normal quantile
-    at which in one case of a hundred any edge at all would exceed a bound (or 0) by sampling error
-    alone: family-wise over the edges (Bonferroni, both signs), for there are thousands of them.
-    That holds whatever their dependence, which is strong: they share sequences and suppliers.
-    A flow without a standard error cannot count.
+    An edge counts when |flow| − z·se − integration error exceeds the bound of its class, where z is
+    the normal quantile at which in one case of a hundred any edge at all would exceed a bound (or
+    0) by sampling error alone: family-wise over the edges (Bonferroni, both signs), for there are
+    thousands of them. That holds whatever their dependence, which is strong: they share sequences
+    and suppliers. The integration error is no matter of chance but how far the flow may be from
+    its integral over the dial, so it is taken off whole. A flow without either cannot count.
 
     Where exact effects were measured an edge also counts when |effect| − z·se exceeds the bound on
     effects. A half-dialled model may answer nonsense, so that an edge without which the whole model
@@ -180,15 +182,17 @@ def counted(
             embeddings, are passed over: embeddings are the endowment.
 
     Returns:
-        Columns ``supplier``, ``buyer``, ``port``, ``flow`` (signal + crowding), ``se``, ``bound``,
-        ``effect``, ``effect_se``, ``effect_bound`` (null where not measured), ``admitted_by``
-        (:class:`Admitted`), in the order of the forward pass whatever the order of the rows.
+        Columns ``supplier``, ``buyer``, ``port``, ``flow`` (signal + crowding), ``se``,
+        ``integration_error``, ``bound``, ``effect``, ``effect_se``, ``effect_bound`` (null where
+        not measured), ``admitted_by`` (:class:`Admitted`), in the order of the forward pass
+        whatever the order of the rows.
 
     Raises:
         ConfigurationError: If an edge is there twice, or there is no bound for its class.
     """
     tested = _tested(flows, bounds, effects)
-    flow, effect = (_beyond(*names) for names in (("flow", "se", "bound"), _EXACT))
+    flow = _beyond(pl.col("flow").abs() - pl.col("integration_error"), "se", "bound")
+    effect = _beyond(pl.col("effect").abs(), "effect_se", "effect_bound")
     admitted = (
         pl.when(flow & effect)
         .then(pl.lit(Admitted.BOTH.value))
@@ -219,7 +223,7 @@ def shortfall(
     """How far the largest flow is from counting, and how many sequences would make it count.
 
     Its standard error is taken to shrink with the root of their number; its size, and what
-    untrained models reach, to stay.
+    untrained models reach and what its integral may be off by, to stay.
 
     Args:
         flows: As for :func:`counted`.
@@ -233,7 +237,7 @@ def shortfall(
         flow count. None is never: untrained models reach as much, or nobody knows the error.
     """
     tested = _tested(flows, bounds, effects)
-    beyond = pl.col("flow").abs() - pl.col("bound")
+    beyond = pl.col("flow").abs() - pl.col("integration_error") - pl.col("bound")
     errors = pl.col("z") * pl.col("se")
     needed = pl.when((beyond > 0) & errors.is_finite()).then(
         (sequences * (errors / beyond) ** 2).ceil().clip(1).cast(pl.Int64, strict=False)
@@ -256,9 +260,8 @@ def _tested(
                 f"the {what} {' '.join(twice.select(_EDGE).row(0))} is there more than once: edges "
                 "are counted at one step and under one baseline"
             )
-    known = flows.select(*_EDGE, flow=_FLOW, se=pl.col("se").cast(pl.Float64)).filter(
-        pl.col("flow").is_finite()
-    )
+    errors = [pl.col(name).cast(pl.Float64) for name in ("se", "integration_error")]
+    known = flows.select(*_EDGE, _FLOW.alias("flow"), *errors).filter(pl.col("flow").is_finite())
     found = known.with_columns(_bounds(known, bounds, Quantity.FLOW).alias("bound"))
     tests = int(known["se"].is_finite().sum())
     if effects is None:
@@ -270,12 +273,12 @@ def _tested(
         )
         bound = _bounds(exact, bounds, Quantity.EFFECT).alias("effect_bound")
         found = found.join(exact.with_columns(bound), on=list(_EDGE), how="left")
-    z = -NormalDist().inv_cdf(LEVEL / 2 / max(tests, 1))
+    z = sampling_quantile(tests)
     return found.with_columns(z=pl.lit(z, pl.Float64))
 
 
-def _beyond(size: str, se: str, bound: str) -> pl.Expr:
-    certain = pl.col(size).abs() - pl.col("z") * pl.col(se)
+def _beyond(size: pl.Expr, se: str, bound: str) -> pl.Expr:
+    certain = size - pl.col("z") * pl.col(se)
     return (certain.is_finite() & (certain > pl.col(bound))).fill_null(value=False)
 
 
@@ -287,6 +290,11 @@ def _bounds(edges: pl.DataFrame, bounds: Mapping[str, float], quantity: Quantity
             f"{', '.join(sorted(bounds)) or 'nothing'}"
         )
     return pl.Series([bounds[name] for name in classes], dtype=pl.Float64)
+
+
+def sampling_quantile(edges: int) -> float:
+    """How many standard errors an edge must be from 0 to count, among so many edges."""
+    return -NormalDist().inv_cdf(LEVEL / 2 / max(edges, 1))
 
 
 @cache

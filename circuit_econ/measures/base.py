@@ -38,6 +38,8 @@ class Context:
         tables: What measures before this one wrote of the same checkpoint.
         untrained: Models of the same shape that were never trained, by seed.
         cache: Folder for what other runs of the same shape need again; None keeps nothing.
+        bounds: From a baseline to what a flow must exceed to count, by class of edges; None where
+            nobody asked which count.
     """
 
     model: Model
@@ -51,6 +53,7 @@ class Context:
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     untrained: Untrained | None = None
     cache: Path | None = None
+    bounds: Callable[[str], Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)

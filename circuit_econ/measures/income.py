@@ -11,17 +11,21 @@ Panels of sequences are as large as memory allows; what a pass takes is written 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+import torch
 from torch import Tensor
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
+from circuit_econ.graph.counting import edge_class, sampling_quantile
 from circuit_econ.measures.base import Context, Measure
-from circuit_econ.measures.income_economy import WITHOUT_REFERENCE, Economy, nodes_of
+from circuit_econ.measures.income_economy import WITHOUT_REFERENCE, Economy, Found
+from circuit_econ.measures.quadrature import level_above, level_below
 from circuit_econ.measures.statistics import known
 from circuit_econ.measures.unigram import unigram_loss
 from circuit_econ.model import ModelConfig
@@ -29,8 +33,16 @@ from circuit_econ.tables import make_table
 
 __all__ = ["INCOME", "IncomeSettings"]
 
+logger = logging.getLogger(__name__)
+
 _TOLERANCE, _FLOOR = 1e-2, 1e-3
 """Largest error of a component's income: as a share of the product, and in nats if that is more."""
+
+_MOST = 513
+"""Nodes beyond which weights lose digits, and what is wanted is something else than an integral."""
+
+_SHARE = 0.1
+"""Largest error of a flow, as a share of what decides whether it counts."""
 
 
 @dataclass
@@ -38,25 +50,28 @@ class IncomeSettings:
     """Settings of ``income``.
 
     Attributes:
-        nodes: Gauss–Legendre nodes to begin with; they are doubled until incomes hold still.
-        most_nodes: Where doubling ends.
+        nodes: Nodes to begin with, rounded up to one of 5, 9, 17, 33 … (nested Clenshaw–Curtis
+            rules). The rules with half and a quarter of the intervals, whose nodes are among
+            them, say how far off they may be; where that is too much intervals are halved.
+        most_nodes: Where halving ends, rounded down to one of those.
         stages: Whether to keep income by stage apart, exactly. With n of them a node takes
-            another forward pass, and (n + 1) / 2 backward passes with the memory of n gradients.
+            (n + 1) / 2 backward passes instead of one, with the memory of n gradients.
         reference_groups: Groups of reference sequences that are left out in turn for the standard
             error; 0 leaves the baseline's part out: "given this baseline".
     """
 
-    nodes: int = 4
-    most_nodes: int = 64
+    nodes: int = 9
+    most_nodes: int = 65
     stages: bool = True
     reference_groups: int = 8
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not 1 <= self.nodes <= self.most_nodes // 2:
+        if self.nodes < 5 or self.most_nodes > _MOST or self.levels[0] > self.levels[1]:
             raise ConfigurationError(
-                "measures.income: nodes are doubled at least once, so nodes must be between 1 and "
-                f"half of most_nodes; got {self.nodes} and {self.most_nodes}"
+                "measures.income: rules have 5, 9, 17, 33 … nodes; nodes must be at least 5, "
+                f"most_nodes at most {_MOST}, and a rule must lie between; got {self.nodes} and "
+                f"{self.most_nodes}"
             )
         if self.reference_groups < 0 or self.reference_groups == 1:
             raise ConfigurationError(
@@ -64,23 +79,38 @@ class IncomeSettings:
                 f"not {self.reference_groups}"
             )
 
+    @property
+    def levels(self) -> tuple[int, int]:
+        """Levels of the first and of the last rule."""
+        return level_above(self.nodes), level_below(self.most_nodes)
+
 
 def run(context: Context, settings: IncomeSettings) -> Mapping[str, pl.DataFrame]:
     """Measure incomes, flows and prices under each baseline.
 
-    Nodes are doubled until max_c |φ_c(n) − φ_c(2n)|, the ``component_error`` of the 2n nodes, is at
-    most 1 % of the product or 1e-3 nats, or there are ``most_nodes``. ``gap`` is what the incomes
-    sum to above the product. What is stored is measured with ``nodes`` nodes.
+    Every amount has an ``integration_error``
+    (:meth:`~circuit_econ.measures.income_economy.Economy.integration_errors`): how far it may be
+    from its integral, beside its standard error. Intervals between nodes are halved until
+
+    - no income moves by more than 1 % of the product or 1e-3 nats (``component_error``), and what
+      the rule misses of the known losses from node to node (``missed``) is no more than that;
+    - the integration error of every flow is at most a tenth of what decides whether it counts: of
+      its bound, if that is known (:attr:`~circuit_econ.measures.base.Context.bounds`; else of 1 %
+      of the product or 1e-3 nats) and z standard errors, or of its own size, if that is more.
+
+    Where that is not so with ``most_nodes`` the economy has not ``converged``: it is named in the
+    log, and its integration errors say what may be read of it. ``gap`` is what the incomes sum to
+    above the product.
 
     Standard errors have two parts. The evaluation sequences give one as in ``value``
     (:func:`~circuit_econ.measures.statistics.ratio_estimate` over documents, which are pooled into
     at most 64 groups). The reference gives the other by a jackknife: each group of reference
-    sequences is left out in turn and income measured again, with half the nodes, on its own share
-    of the evaluation sequences; together that costs half a measurement. Small shares make the part
-    too large rather than too small. ``zero`` has no reference; under ``resample`` each sequence has
-    a donor of its own, so the evaluation's part holds both. Where the evaluation sequences are
-    their own reference the parts are added all the same. An error is null where it cannot be
-    estimated.
+    sequences is left out in turn and income measured again, with half the intervals, on its own
+    share of the evaluation sequences; together that costs half a measurement. Small shares make the
+    part too large rather than too small. ``zero`` has no reference; under ``resample`` each
+    sequence has a donor of its own, so the evaluation's part holds both. Where the evaluation
+    sequences are their own reference the parts are added all the same. An error is null where it
+    cannot be estimated.
     """
     parts: dict[str, list[pl.DataFrame]] = {name: [] for name in INCOME.tables}
     for number, baseline in enumerate(context.baselines):
@@ -96,28 +126,42 @@ def _measure(
 ) -> dict[str, dict[str, Any]]:
     """The columns of every table under one baseline."""
     economy = Economy(context, baseline)
-    clean, ablated = economy.losses()
-    product = ablated - clean
-    nodes, fine = settings.nodes, economy.integrate(settings.nodes)
-    tolerance, doublings = max(_TOLERANCE * abs(product), _FLOOR), 0
-    while True:
-        nodes, rough, fine = 2 * nodes, fine, economy.integrate(2 * nodes)
-        error = float(economy.mean(fine.income - rough.income).abs().max())
-        doublings += 1  # how many more there will be is not known
-        context.progress((number + 1 - 0.5**doublings) / len(context.baselines))
-        if error <= tolerance or 2 * nodes > settings.most_nodes:
+    first, last = settings.levels
+    stages = economy.dialled.stages if settings.stages else 1
+    bounds = None if context.bounds is None else context.bounds(baseline)
+    for found in economy.refine(first, last, stages):
+        level, product = found.fine.rule.level, found.product
+        tolerance = max(_TOLERANCE * abs(product), _FLOOR)
+        moved = float(economy.mean(found.fine.earned - found.rough.earned).abs().max())
+        income_error, flow_error = economy.integration_errors(found, tolerance)
+        needed = _needed(economy, found, bounds, tolerance)
+        converged = max(moved, found.missed) <= tolerance and bool((flow_error <= needed).all())
+        # How many more rules there will be is not known.
+        context.progress((number + 1 - 0.5 ** (level - first + 1)) / len(context.baselines))
+        if converged:
             break
-    income = economy.mean(fine.income[0])
-    income_se, flow_se = economy.errors(fine, rough, nodes // 2, settings.reference_groups)
-    staged = income.new_zeros(0, len(income))
-    if settings.stages:
-        staged = economy.mean(economy.by_stage(nodes))
+    fine, path, nodes = found.fine, found.path, len(found.path.alphas)
+    if not converged:
+        logger.warning(
+            "step %d, baseline %s: the integral of income has not converged with %d nodes: flows "
+            "may be off by up to %.2g nats of a product of %.2g; their integration_error says by "
+            "how much, and it is part of whether an edge counts. measures.income.most_nodes=%d "
+            "would go on",
+            context.step, baseline, nodes, float(flow_error.max()), product, 2 * nodes - 1,
+        )  # fmt: skip
+    income = economy.mean(fine.earned)
+    staged = economy.mean(fine.income) if settings.stages else income.new_zeros(0, len(income))
+    income_se, flow_se = economy.sampling_errors(found, settings.reference_groups)
     guessed, guessed_se = unigram_loss(context.evaluation, context.model.config.d_vocab_out)
     scored = economy.counts.sum()
-    alphas = [alpha for alpha, _ in nodes_of(nodes)]
     names, ports, each = economy.suppliers, economy.ports, range(nodes)
     return {
-        "income": {"component": names, "income": income.tolist(), "se": _numbers(income_se)},
+        "income": {
+            "component": names,
+            "income": income.tolist(),
+            "se": _numbers(income_se),
+            "integration_error": income_error.tolist(),
+        },
         "income_stages": {
             "component": names * len(staged),
             "stage": [stage for stage in range(1, len(staged) + 1) for _ in names],
@@ -127,8 +171,10 @@ def _measure(
             "nodes": nodes,
             "product": product,
             "gap": float(income.sum()) - product,
-            "component_error": error,
-            "ablated_loss": ablated,
+            "component_error": moved,
+            "missed": found.missed,
+            "converged": converged,
+            "ablated_loss": float(path.losses[0]),
             "unigram_loss": guessed,
             "unigram_se": known(guessed_se),
         },
@@ -139,6 +185,7 @@ def _measure(
             "signal": (fine.signal / scored).tolist(),
             "crowding": (fine.crowding / scored).tolist(),
             "se": _numbers(flow_se),
+            "integration_error": flow_error.tolist(),
             "first_half": _numbers(economy.half(fine.flow, 0)),
             "second_half": _numbers(economy.half(fine.flow, 1)),
         },
@@ -146,10 +193,24 @@ def _measure(
             "buyer": [port.buyer for port in ports] * nodes,
             "port": [port.port for port in ports] * nodes,
             "node": [node for node in each for _ in ports],
-            "alpha": [alphas[node] for node in each for _ in ports],
-            "price": (fine.price / scored).flatten().tolist(),
+            "alpha": [path.alphas[node] for node in each for _ in ports],
+            "price": path.prices.flatten().tolist(),
         },
     }
+
+
+def _needed(
+    economy: Economy, found: Found, bounds: Mapping[str, float] | None, tolerance: float
+) -> Tensor:
+    """How far off each flow may be, in nats per scored position: see :func:`run`."""
+    flow, se = economy.mean(found.fine.flow), economy.evaluation_errors(found.fine)[1]
+    if bounds is None:
+        reach = torch.full_like(flow, tolerance)
+    else:
+        classes = (edge_class(port.buyer) for _, port in economy.pairs)
+        reach = torch.tensor([bounds[name] for name in classes], dtype=flow.dtype)
+    reach += sampling_quantile(len(flow)) * se.nan_to_num(0.0)
+    return _SHARE * torch.maximum(reach, flow.abs())
 
 
 def _numbers(tensor: Tensor) -> list[float | None]:
@@ -162,13 +223,13 @@ def passes(
     baselines: tuple[str, ...],
     settings: IncomeSettings,
 ) -> float:
-    """Forward passes over the evaluation set if nodes are doubled once, a backward pass as two."""
-    total = 3.0 + 3 * 3 * settings.nodes
+    """Forward passes over the evaluation set if the first rule will do, a backward pass as two."""
+    nodes, stages = (1 << settings.levels[0]) + 1, 1
     if settings.stages:
         stages = config.n_layers * (1 if config.parallel or config.d_mlp is None else 2)
-        total += 2 * settings.nodes * (1 + stages + 1)
+    total = 1.0 + nodes * (1 + stages + 1)
     left_out = [b for b in baselines if settings.reference_groups and b not in WITHOUT_REFERENCE]
-    return len(baselines) * total + len(left_out) * 3 * settings.nodes
+    return len(baselines) * total + len(left_out) * 3 * (nodes // 2 + 1)
 
 
 INCOME = Measure(
@@ -177,4 +238,5 @@ INCOME = Measure(
     ("income", "income_stages", "income_gap", "flows", "prices"),
     run,
     passes,
+    version=2,
 )

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,11 +16,12 @@ from circuit_econ.measures.base import Context
 from circuit_econ.measures.flows import pairs, trade
 from circuit_econ.measures.income_pass import Dialled
 from circuit_econ.measures.plan import FREE_SHARE, free_memory
+from circuit_econ.measures.quadrature import Rule, rule
 from circuit_econ.measures.statistics import ratio_estimate
 from circuit_econ.model.intervene import Baselines, Component, components, draw_donors
 from circuit_econ.tables import Baseline, Kind
 
-__all__ = ["WITHOUT_REFERENCE", "Economy", "Sums", "nodes_of"]
+__all__ = ["WITHOUT_REFERENCE", "Economy", "Found", "Path", "Sums"]
 
 WITHOUT_REFERENCE = (Baseline.ZERO, Baseline.RESAMPLE)
 """Baselines that no mean over the reference enters."""
@@ -28,33 +29,92 @@ WITHOUT_REFERENCE = (Baseline.ZERO, Baseline.RESAMPLE)
 _DONORS = 1
 """Keeps the draw of donors apart from others of the seed; they are the donors of ``value``."""
 
+_SAFETY = 10.0
+"""How much worse than by its own convergence an integral may be."""
+
 _GROUPS = 64
 """Most groups of documents that flows are kept apart for."""
 
 
-def nodes_of(count: int) -> list[tuple[float, float]]:
-    """Gauss–Legendre nodes on [0, 1], each with its weight."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return list(zip((0.5 + 0.5 * nodes).tolist(), (0.5 * weights).tolist(), strict=True))
-
-
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Integrals over the dial, in nats summed over scored positions; float64.
+    """Integrals over the dial by one rule, in nats summed over scored positions; float64.
 
     Attributes:
+        rule: The rule.
         income: By stage, component and group of sequences, ``[stages, C, G]``.
         signal: By supplier and port, over all sequences, ``[F]``.
         crowding: Likewise.
         flow: Signal and crowding together, by group, ``[F, G]``.
-        price: By node (not integrated) and port, ``[nodes, R]``.
     """
 
+    rule: Rule
     income: Float[Tensor, "stages C G"]
     signal: Float[Tensor, " F"]
     crowding: Float[Tensor, " F"]
     flow: Float[Tensor, "F G"]
-    price: Float[Tensor, "nodes R"]
+
+    @property
+    def earned(self) -> Float[Tensor, "C G"]:
+        """Incomes of all stages together."""
+        return self.income.sum(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What is known along the dial: at every node of a rule, in nats per scored position.
+
+    Attributes:
+        alphas: The nodes.
+        losses: Of the model as dialled, ``[n]``.
+        earned: By each component, −∂L/∂α_c, ``[n, C]``.
+        flows: By supplier and port, ``[n, F]``.
+        prices: By port, ``[n, R]``.
+    """
+
+    alphas: list[float]
+    losses: Float[Tensor, " n"]
+    earned: Float[Tensor, "n C"]
+    flows: Float[Tensor, "n F"]
+    prices: Float[Tensor, "n R"]
+
+    @property
+    def slopes(self) -> Float[Tensor, " n"]:
+        """What all components together earn, −dL/dα."""
+        return self.earned.sum(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known once a rule is done.
+
+    Attributes:
+        fine: Its sums.
+        rough: Those of the rule with half the intervals.
+        path: Losses, slopes and prices at its nodes.
+    """
+
+    fine: Sums
+    rough: Sums
+    path: Path
+
+    @property
+    def product(self) -> float:
+        """L(all at baseline) − L(model), in nats per scored position."""
+        return float(self.path.losses[0] - self.path.losses[-1])
+
+    @property
+    def missed(self) -> float:
+        """How far incomes are from what is known between any two nodes, in nats per position.
+
+        From one node to another all incomes together are the fall of the loss, exactly. What the
+        rule makes of it misses this much of it at most, over all pairs of nodes: at least the gap,
+        which may cancel where this does not. A step between two nodes, which no rule sees, is seen
+        here.
+        """
+        between = torch.from_numpy(self.fine.rule.between)
+        off = (-self.path.losses.diff() - between @ self.path.slopes).cumsum(0)
+        return float(off.max().clamp(min=0.0) - off.min().clamp(max=0.0))
 
 
 class Economy:
@@ -88,29 +148,37 @@ class Economy:
         self.counts = scored.new_zeros(int(self._group.max()) + 1)
         self.counts.index_add_(0, self._group, scored)
 
-    def losses(self) -> tuple[float, float]:
-        """Nats per scored position of the model, and with everything at the baseline."""
-        total = torch.zeros(2, dtype=torch.float64)
-        for tokens, targets, _, bases in self._panels(None, self._baselines, 1):
-            for which, alpha in enumerate((1.0, 0.0)):
-                total[which] += self.dialled.losses(tokens, targets, bases, alpha).sum().cpu()
-        clean, ablated = (total / self.counts.sum()).tolist()
-        return clean, ablated
+    def refine(self, first: int, last: int, stages: int) -> Iterator[Found]:
+        """Incomes and all flows by ever finer rules, from one level to another.
 
-    def integrate(self, nodes: int) -> Sums:
-        """Incomes, in one stage, and all flows, by Gauss–Legendre quadrature."""
-        return self._integrate(nodes, None, self._baselines)
+        Nothing is measured twice: nodes of a rule are nodes of the next. What a node adds to a rule
+        is added when the node is measured, for all rules to come, so that a flow is kept once per
+        level and group of sequences and not once per node.
 
-    def by_stage(self, nodes: int) -> Float[Tensor, "stages C G"]:
-        """Incomes by stage."""
-        income = _zeros(self.dialled.stages, len(self.suppliers), len(self.counts))
-        for tokens, targets, groups, bases in self._panels(
-            None, self._baselines, self.dialled.stages
-        ):
-            for alpha, weight in nodes_of(nodes):
-                found = self.dialled.run(tokens, targets, bases, alpha, self.dialled.stages)
-                income.index_add_(2, groups, weight * found.income.cpu())
-        return income
+        Args:
+            first: Level of the first rule, at least 2.
+            last: Level of the last.
+            stages: How many stages to keep incomes of apart.
+        """
+        levels = range(first - 1, last + 1)
+        sums = [self._sums(level, stages) for level in levels]
+        known: dict[float, list[Any]] = {}
+        for level in levels[1:]:
+            new = [a for a in rule(level).nodes.tolist() if a not in known]
+            self._add(sums, new, None, self._baselines, stages, known)
+            rough, *sums = sums  # nodes of finer rules have no part in it
+            alphas = sorted(known)
+            told = (
+                torch.stack(x) / self.counts.sum()
+                for x in zip(*(known[a] for a in alphas), strict=True)
+            )
+            yield Found(sums[0], rough, Path(alphas, *told))
+
+    def integrate(self, level: int) -> Sums:
+        """Incomes, in one stage, and all flows by one rule."""
+        found = self._sums(level, 1)
+        self._add([found], found.rule.nodes.tolist(), None, self._baselines, 1)
+        return found
 
     def mean(self, sums: Float[Tensor, "*rows G"]) -> Float[Tensor, "*rows"]:
         """Nats per scored position."""
@@ -120,66 +188,138 @@ class Economy:
         """Nats per scored position of every other group; NaN where there is none."""
         return sums[..., which::2].sum(-1) / self.counts[which::2].sum()
 
-    def errors(
-        self, fine: Sums, rough: Sums, nodes: int, groups: int
+    def integration_errors(
+        self, found: Found, tolerance: float
+    ) -> tuple[Float[Tensor, " C"], Float[Tensor, " F"]]:
+        """How far incomes and flows may be from their integrals, in nats per scored position.
+
+        The larger of two:
+
+        - how far the amount moved when intervals were halved, which is the error of the rule
+          before. Where amounts settle (the largest move falls by a factor r), a rule is that much
+          better than the one before; ten times as much is allowed for, and as r is that of all
+          amounts together, no amount that happened to hold still is taken to be exact.
+        - its part of what the rule misses of the known losses (:attr:`Found.missed`). Within the
+          tolerance that is its share, by size, of the gap. Beyond it something is there that the
+          nodes do not see, and whose it is is not known: it may be anybody's. What some gain and
+          others lose at a step between two nodes, so that the loss does not show it, stays unseen.
+        """
+        weights = [rule(found.fine.rule.level - n).weights for n in range(3)]
+        fine, rough, rougher = (torch.from_numpy(w) for w in weights)
+        slopes, missed = found.path.slopes, found.missed
+        gap, slope = abs(float(fine @ slopes) - found.product), float(fine @ slopes.abs())
+        errors = []
+        for amounts in (found.path.earned, found.path.flows):
+            now, before = fine @ amounts, rough @ amounts[::2]
+            moved, moved_before = (now - before).abs(), (before - rougher @ amounts[::4]).abs()
+            most = float(moved_before.max())
+            fall = min(1.0, float(moved.max()) / most) if most else 1.0
+            settled = min(1.0, _SAFETY * fall)
+            size = fine @ amounts.abs()
+            share = size / slope if slope else torch.ones_like(size)
+            if missed > tolerance:
+                theirs = missed * share.clamp(min=1.0)
+            else:
+                theirs = max(gap, settled * missed) * share
+            errors.append(
+                torch.maximum(settled * torch.maximum(moved, fall * moved_before), theirs)
+            )
+        return errors[0], errors[1]
+
+    def evaluation_errors(self, sums: Sums) -> tuple[Float[Tensor, " C"], Float[Tensor, " F"]]:
+        """Standard errors of incomes and flows over evaluation sequences; NaN where unknown."""
+        income, flow = (ratio_estimate(x, self.counts)[1] for x in (sums.earned, sums.flow))
+        return income, flow
+
+    def sampling_errors(
+        self, found: Found, groups: int
     ) -> tuple[Float[Tensor, " C"], Float[Tensor, " F"]]:
         """Standard errors of incomes and flows, over evaluation and reference sequences.
 
         Args:
-            fine: What is reported.
-            rough: The same with fewer nodes, which leaving out is compared with.
-            nodes: How many.
+            found: What is reported; leaving out is done by the rule with half the intervals.
             groups: Of the reference; 0 for errors given this baseline.
         """
-        found = [ratio_estimate(x, self.counts)[1] for x in (fine.income[0], fine.flow)]
+        income, flow = self.evaluation_errors(found.fine)
         if groups and self.baseline not in WITHOUT_REFERENCE:
-            parts = self._leave_out(rough, nodes, groups)
-            found = [(se.square() + v).sqrt() for se, v in zip(found, parts, strict=True)]
-        return found[0], found[1]
+            parts = self._leave_out(found.rough, groups)
+            income, flow = (
+                (se.square() + v).sqrt() for se, v in zip((income, flow), parts, strict=True)
+            )
+        return income, flow
 
-    def _leave_out(self, rough: Sums, nodes: int, groups: int) -> list[Tensor]:
+    def _leave_out(self, rough: Sums, groups: int) -> list[Tensor]:
         """Jackknife variances of incomes and flows over groups of reference sequences.
 
         Each group's effect is seen on its own share of the evaluation sequences.
         """
         groups = min(groups, len(self._pool), len(self.counts))
         if groups < 2:
-            return [torch.full_like(x[:, 0], math.nan) for x in (rough.income[0], rough.flow)]
+            return [torch.full_like(x[:, 0], math.nan) for x in (rough.earned, rough.flow)]
         number = torch.arange(len(self._pool)) % groups
         effects: list[list[Tensor]] = [[], []]
         for group in range(groups):
             baselines = self._measured_on(self._pool[(number != group).to(self._pool.device)])
             mine = (self._group % groups == group).nonzero()[:, 0]
-            moved = self._integrate(nodes, mine, baselines)
+            moved = self._sums(rough.rule.level, 1)
+            self._add([moved], rough.rule.nodes.tolist(), mine, baselines, 1)
             share = slice(group, None, groups)
             scored = self.counts[share].sum()
             for kept, new, old in zip(
-                effects, (moved.income[0], moved.flow), (rough.income[0], rough.flow), strict=True
+                effects, (moved.earned, moved.flow), (rough.earned, rough.flow), strict=True
             ):
                 kept.append((new - old)[:, share].sum(1) / scored)
         return [torch.stack(e).var(0) * (groups - 1) ** 2 / groups for e in effects]
 
-    def _integrate(self, nodes: int, index: Tensor | None, baselines: Baselines) -> Sums:
-        """Over some sequences (all by default) with a baseline measured somewhere."""
-        flows, groups = len(self.pairs), len(self.counts)
-        sums = Sums(
-            _zeros(1, len(self.suppliers), groups),
+    def _sums(self, level: int, stages: int) -> Sums:
+        """Nothing yet."""
+        flows, groups, suppliers = len(self.pairs), len(self.counts), len(self.suppliers)
+        return Sums(
+            rule(level),
+            _zeros(stages, suppliers, groups),
             _zeros(flows),
             _zeros(flows),
             _zeros(flows, groups),
-            _zeros(nodes, len(self.ports)),
         )
-        for tokens, targets, group, bases in self._panels(index, baselines, 1):
-            for node, (alpha, weight) in enumerate(nodes_of(nodes)):
-                found = self.dialled.run(tokens, targets, bases, alpha)
+
+    def _add(
+        self,
+        sums: Sequence[Sums],
+        alphas: Sequence[float],
+        index: Tensor | None,
+        baselines: Baselines,
+        stages: int,
+        known: dict[float, list[Any]] | None = None,
+    ) -> None:
+        """Measure nodes and add them to what several rules make of them.
+
+        Args:
+            sums: Of those rules.
+            alphas: The nodes.
+            index: Which sequences; all by default.
+            baselines: What components fall back to.
+            stages: How many stages to keep incomes of apart.
+            known: Is told at each node, summed over sequences, what a :class:`Path` has.
+        """
+        for tokens, targets, group, bases in self._panels(index, baselines, stages):
+            for alpha in alphas:
+                found = self.dialled.run(tokens, targets, bases, alpha, stages)
                 sold = trade(found)
-                signal, crowding = weight * sold.signal.cpu(), weight * sold.crowding.cpu()
-                sums.income.index_add_(2, group, weight * found.income.cpu())
-                sums.flow.index_add_(1, group, signal + crowding)
-                sums.signal.add_(signal.sum(1))
-                sums.crowding.add_(crowding.sum(1))
-                sums.price[node] += sold.price.sum(1).cpu()
-        return sums
+                income, signal, crowding = (
+                    x.cpu() for x in (found.income, sold.signal, sold.crowding)
+                )
+                flow = signal + crowding
+                for kept in sums:
+                    if not (weight := kept.rule.weight(alpha)):
+                        continue
+                    kept.income.index_add_(2, group, income, alpha=weight)
+                    kept.flow.index_add_(1, group, flow, alpha=weight)
+                    kept.signal.add_(signal.sum(1), alpha=weight)
+                    kept.crowding.add_(crowding.sum(1), alpha=weight)
+                if known is not None:
+                    told = found.losses.sum(), income.sum((0, 2)), flow.sum(1), sold.price.sum(1)
+                    before = known.get(alpha, [0.0] * len(told))
+                    known[alpha] = [x + y.cpu() for x, y in zip(before, told, strict=True)]
 
     def _panels(
         self, index: Int[Tensor, " S"] | None, baselines: Baselines, stages: int

@@ -81,18 +81,6 @@ class Dialled:
         return length * (c.n_layers * layer + (2 * stages + 4) * c.d_model)
 
     @torch.no_grad()
-    def losses(
-        self,
-        tokens: Int[Tensor, "B T"],
-        targets: Int[Tensor, "B T"],
-        bases: Sequence[Tensor],
-        alpha: float,
-    ) -> Float[Tensor, " B"]:
-        """Nats per sequence at one dial; see :meth:`run`."""
-        stream, _ = self._forward(tokens, bases, alpha)
-        return self.model.sequence_losses(stream, targets)
-
-    @torch.no_grad()
     def run(
         self,
         tokens: Int[Tensor, "B T"],
@@ -112,7 +100,7 @@ class Dialled:
             targets: Theirs, -100 where not scored.
             bases: What components fall back to, one tensor per layer's heads ``[…, T, H, K]`` and
                 per MLP ``[…, T, 1, D]``, in the order of the forward pass.
-            alpha: The dial, above 0.
+            alpha: The dial, from 0 to 1.
             stages: How many stages to keep apart.
         """
         stream, rounds = self._forward(tokens, bases, alpha)

@@ -19,29 +19,30 @@ from circuit_econ.graph.counting import Quantity, edge_class, largest
 from circuit_econ.measures.base import Context
 from circuit_econ.measures.edges import edges_of, effects_of
 from circuit_econ.measures.income_economy import Economy
+from circuit_econ.measures.quadrature import rule
 from circuit_econ.model.untrained import Untrained
 
 __all__ = ["PASSES", "largest_of_untrained", "plain_effects", "plain_flows"]
 
-_NODES = 8
+_LEVEL = 3
 
-PASSES = 3.0 * _NODES
+PASSES = 3.0 * len(rule(_LEVEL).nodes)
 """Forward passes that a model takes, a backward pass as two."""
 
 _FIRST_SEED = 1_000_000_007
 """Seeds of untrained models are far from those that anybody trains with."""
 
-_FORMAT = 3
+_FORMAT = 4
 
 _KEPT = pl.Schema({"seed": pl.Int64, "class": pl.String, "largest": pl.Float64})
 
 logger = logging.getLogger(__name__)
 
 
-def plain_flows(context: Context, baseline: str, nodes: int = _NODES) -> pl.DataFrame:
-    """All flows of a model with a fixed number of nodes, without errors: supplier, buyer, port."""
+def plain_flows(context: Context, baseline: str, level: int = _LEVEL) -> pl.DataFrame:
+    """All flows of a model by one rule, without errors: supplier, buyer, port."""
     economy = Economy(context, baseline)
-    found = economy.integrate(nodes)
+    found = economy.integrate(level)
     scored = economy.counts.sum()
     return pl.DataFrame(
         {
@@ -115,7 +116,7 @@ def _class_of(edge: tuple[str, str, str]) -> str:
 def _digest(context: Context, untrained: Untrained, baseline: str, cut: int | None) -> str:
     told = [
         _FORMAT, untrained.digest, context.evaluation.digest, baseline, context.seed,
-        str(context.model.dtype), str(context.model.products.rounding), _NODES, cut,
+        str(context.model.dtype), str(context.model.products.rounding), _LEVEL, cut,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 

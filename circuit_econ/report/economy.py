@@ -176,6 +176,7 @@ def _quality(run: RunFrames) -> str:
             continue
         last = part.row(-1, named=True)
         flags = part["flagged"].count()
+        open_ends = part.filter(pl.col("converged") == "no")["step"].to_list()
         cells.append(
             [
                 baseline,
@@ -184,6 +185,7 @@ def _quality(run: RunFrames) -> str:
                 amount(part["gap"].abs().max()),  # type: ignore[arg-type]
                 amount(part["component_error"].max()),  # type: ignore[arg-type]
                 amount(part["nodes"].max()),  # type: ignore[arg-type]
+                _named(open_ends),
                 amount(last["ablated_loss"]),
                 plus_minus(last["unigram_loss"], last["unigram_se"]),
                 f"{flags} of {part.height}" if flags else "none",
@@ -191,7 +193,7 @@ def _quality(run: RunFrames) -> str:
         )
     head = [
         "baseline", "last step", "product", "largest |gap|", "largest component error",
-        "most nodes",
+        "most nodes", "not converged at steps",
         "ablated loss", "unigram loss", "flagged",
     ]  # fmt: skip
     return (
@@ -200,6 +202,12 @@ def _quality(run: RunFrames) -> str:
         + (f'<p class="how">{_FLAGGED}</p>' if rows["flagged"].count() else "")
         + "</details>"
     )
+
+
+def _named(steps: Sequence[int]) -> str:
+    """Steps, the first few by name."""
+    named = ", ".join(f"{step:,}" for step in steps[:5]) or "none"
+    return named if len(steps) <= 5 else f"{named} and {len(steps) - 5} more"
 
 
 def _add_circuits(page: Sections, lived: Sequence[RunFrames], looked: Sequence[RunFrames]) -> None:

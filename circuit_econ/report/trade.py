@@ -231,7 +231,9 @@ def _economies(
         .join(ledger.table("income_gap").collect(), on=_AT, how="full", coalesce=True)
         .join(own, on=_AT, how="left")
         .with_columns(
-            flagged=pl.when(flagged).then(pl.lit("yes")), counted=pl.col("counted").fill_null(0)
+            flagged=pl.when(flagged).then(pl.lit("yes")),
+            converged=pl.when("converged").then(pl.lit("yes")).otherwise(pl.lit("no")),
+            counted=pl.col("counted").fill_null(0),
         )
         .sort(_AT)
     )
