@@ -52,6 +52,8 @@ The keys:
   precision={{absolute:0.002,relative:0.05}}   each component gets the sequences it needs
   --remeasure STEP         measure all of a checkpoint again, because it changed
   seed=0   dtype=float32 | float64 | tf32 | bfloat16   device.memory=GB   out=FOLDER
+Names of files and folders are taken as they are; one with a comma or in brackets is quoted twice:
+  trajectory.path='"a,b"'
 Examples:
   circuit-econ walk study=induction
   circuit-econ walk trajectory=folder trajectory.path=my-run evaluation.tokenizer=my-run/tokenizer

@@ -282,6 +282,6 @@ def test_a_failed_write_leaves_what_was_there(
         raise OSError("disk full")
 
     monkeypatch.setattr("networkx.write_gexf", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ce.ConfigurationError, match="disk full"):
         ce.export(graph, file)
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
