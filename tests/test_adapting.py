@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 import pytest
 import torch
 import zoo
+from commands import WALK, Terminal, shown
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
+from circuit_econ.ledger import open_ledger
 from circuit_econ.measures import Context, Plan, Precision
 from circuit_econ.measures import plan as cutting
 from circuit_econ.measures.scoring import sample_positions
@@ -104,6 +108,30 @@ def test_a_component_that_rarely_does_anything_is_not_estimable() -> None:
     assert row["outcome"] == "not estimable" and row["affected"] == 0
     assert row["value"] == row["se"] == 0 and row["low"] is row["high"] is None
     assert row["sequences"] == 400 - 32
+
+
+def test_few_documents_have_wide_intervals_and_a_reason_with_and_without_a_precision(
+    run: Terminal,
+) -> None:
+    tables = {}
+    for out, asked in (("plain", ()), ("precise", ("precision={absolute:0.002,relative:0.05}",))):
+        more = ("evaluation.sequences=80", "trajectory.steps=[4]", f"out={out}", *asked)
+        answer = run("walk", *WALK, *more)
+        assert answer.code == 0
+        said = re.search(
+            r"(\d+) of (\d+) values rest on few documents: their 80 sequences tell as much about an"
+            r" error as (\d\.\d) documents of one size\. Below 16 the intervals are wide",
+            shown(answer),
+        )
+        assert said and said[1] == said[2]
+        table = tables[out] = open_ledger(run.folder / out).table("value").collect()
+        assert set(table["outcome"]) == {"few"} and set(table["sequences"]) == {80}
+        assert f"{table['effective'][0]:.1f}" == said[3]
+        assert table.select("se", "low", "high").null_count().sum_horizontal().item() == 0
+        # One degree of freedom at least: 12.7 standard errors on either side.
+        assert ((table["high"] - table["low"]) >= 25.4 * table["se"] - 1e-15).all()
+        assert (table["se"] > 0).any()
+    assert tables["plain"].equals(tables["precise"])
 
 
 def test_placebos_run_on_the_pilot() -> None:

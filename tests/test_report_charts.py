@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -97,6 +98,26 @@ def test_scatter_shows_the_last_checkpoint_and_names_the_largest(tmp_path: Path)
     }  # fmt: skip
     assert params["baseline"]["bind"]["options"] == ["mean", "zero", "resample"]
     assert params["currency"]["bind"]["options"] == ["parameters", "squared_norm", "stream_share"]
+
+
+def test_bands_and_bars_are_the_intervals_of_the_ledger(tmp_path: Path) -> None:
+    """Not ± 1.96 se; and where an end cannot be given, nothing is drawn on that side."""
+    run = gather(synthetic.ledger(tmp_path / "run", steps=(0, 5), baselines=("mean",)))
+    value, tailed = pl.col("value"), pl.col("component") == "m0"
+    accounts = run.accounts.with_columns(
+        low=value - 0.5,
+        high=pl.when(~tailed).then(value + 2.0),
+        outcome=pl.when(tailed).then(pl.lit("heavy tail")).otherwise(pl.col("outcome")),
+        needed=pl.when(tailed).then(900),
+    )
+    run = dataclasses.replace(run, accounts=accounts)
+    lines, scatter = svg(value_over_time(run)), svg(value_against_capacity([run]))
+    # Values at step 0 are 0: the bands start at the ends themselves.
+    assert "value (nats per position): −0.5; up: 0; component: m0" in lines
+    assert "value (nats per position): −0.5; up: 2; component: m1" in lines
+    for text, open_end in ((lines, "−0.5 … ?"), (scatter, "−0.3571 … ?")):
+        assert f"95 % interval: {open_end} (heavy tail, needs 900 or more)" in text
+    assert "95 % interval: −0.5 … 2;" in lines
 
 
 def test_scatter_follows_its_choices(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def value_over_time(run: RunFrames, width: int | str = 860, data: str | None = N
     base = (
         _ranked(alt.Chart(), "abs(datum.value)")
         .transform_calculate(
-            low=end_or_value("low"),
-            high=end_or_value("high"),
+            down=end_or_value("low"),
+            up=end_or_value("high"),
         )
         .encode(x=step_axis(run.steps))
     )
@@ -56,8 +56,8 @@ def value_over_time(run: RunFrames, width: int | str = 860, data: str | None = N
         base.transform_filter(f"datum.rank <= {_COLOURED}")
         .mark_area(opacity=0.18)
         .encode(
-            y=alt.Y("low:Q", title=VALUE),
-            y2="high:Q",
+            y=alt.Y("down:Q", title=VALUE),
+            y2="up:Q",
             color=_COMPONENT,
         )
     )

@@ -61,24 +61,24 @@ def value_against_capacity(
     capacity = "capacity in the chosen currency"
     x = alt.X("capacity:Q", title=capacity, axis=alt.Axis(labelExpr=SHORT_NUMBER, tickCount=8))
     y = alt.Y("value:Q", title=VALUE)
-    low = alt.Y("low:Q", title=VALUE)
+    low = alt.Y("down:Q", title=VALUE)
     every = (
         alt.Chart()
         .transform_filter(OF_BASELINE)
         .transform_calculate(
             capacity="datum[currency]",
-            low=end_or_value("low"),
-            high=end_or_value("high"),
+            down=end_or_value("low"),
+            up=end_or_value("high"),
         )
         .transform_filter("isValid(datum.capacity) && isValid(datum.value)")
         .transform_joinaggregate(
-            top="max(high)", bottom="min(low)", right="max(capacity)", left="min(capacity)"
+            top="max(up)", bottom="min(down)", right="max(capacity)", left="min(capacity)"
         )
         .encode(x=x, detail=["component:N", "run:N"])
     )
     now = every.transform_filter(f"datum.step === {step}")
     # Invisible error bars of all checkpoints: they hold the axes still.
-    extent = every.mark_rule(opacity=0).encode(y=low, y2="high:Q")
+    extent = every.mark_rule(opacity=0).encode(y=low, y2="up:Q")
     trail = (
         every.transform_joinaggregate(peak="max(value)", groupby=["component", "run"])
         .transform_window(rank="dense_rank()", sort=LARGEST_FIRST)
@@ -86,7 +86,7 @@ def value_against_capacity(
         .mark_line(strokeWidth=1, opacity=0.4)
         .encode(y=y, order="step:Q", color=alt.value(FAINT))
     )
-    bars = now.mark_rule(strokeWidth=1.2, opacity=0.7).encode(y=low, y2="high:Q", color=colour)
+    bars = now.mark_rule(strokeWidth=1.2, opacity=0.7).encode(y=low, y2="up:Q", color=colour)
     points = (
         now.transform_calculate(
             price="datum.capacity ? format(datum.value / datum.capacity, '.3~g') : '–'",
