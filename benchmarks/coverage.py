@@ -35,6 +35,7 @@ from circuit_econ.trajectory import open_trajectory
 RESULTS = Path(__file__).with_name("COVERAGE.md")
 DRAWS = 2000
 SIZES = (16, 32, 48, 64, 128, 256)
+LARGE = (1024, 2048)
 DOCUMENTS = (6, 12, 16, 24, 36)
 WINDOWS = (8, 40, 10**6)
 STEPS = (60, 120, 150, 200, 300)
@@ -276,7 +277,7 @@ def main() -> None:
         some = [p for p in tasks if any(p.name.endswith(f"-{s}") for s in steps)]
         steep = np.abs(np.concatenate([p.skewness for p in some]))
         title += f" (skewness: half beyond {np.median(steep):.1f}, largest {steep.max():.0f})"
-        for size in SIZES:
+        for size in (*SIZES, *(LARGE if steps == STEPS[4:] else ())):
             lines.append(f"| {title} | {size} | {row(some, size)} |")
             print(lines[-1], flush=True)
     lines += ["", "| windows a document | documents (effective) | " + HEAD + "|---|" + "---|" * 10]

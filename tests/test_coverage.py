@@ -90,7 +90,7 @@ def test_intervals_cover_what_they_say(world: str, share: float) -> None:
     draw, truth, deviation = WORLDS[world]
     precision = Precision(absolute=share * deviation, relative=0.0)
     generator = torch.Generator().manual_seed(1)
-    found = [replicate(draw(2048, generator), precision) for _ in range(600)]
+    found = [replicate(draw(2048, generator), precision) for _ in range(400)]
     whole = [(j, truth) for _, j in found if not math.isnan(j.low + j.high)]
     assert 0.93 <= cover(whole) <= 0.99
     # With 2,048 sequences to be had only tails without end are not met.
