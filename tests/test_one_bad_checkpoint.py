@@ -162,7 +162,7 @@ def test_after_a_disagreement_every_checkpoint_is_proven_on_its_own(
             raise ce.DisagreementError("our loss is 1 and that of the bridge 2")
         return original(source, *args)
 
-    monkeypatch.setattr(pipeline, "check_against_bridge", spoilt)
+    monkeypatch.setattr("circuit_econ.proving.check_against_bridge", spoilt)
     found = walk(saved, saved.parent / "out").table("checkpoints").collect()
     assert found["status"].to_list() == ["failed", "measured", "measured"]
     assert found["reason"][0] == "our loss is 1 and that of the bridge 2"
