@@ -214,7 +214,7 @@ def test_a_cut_fits_the_memory_it_is_given() -> None:
     assert less.rows < free.rows
     assert less.bytes(config, 16, CPU, torch.float32) <= 0.8 * needed
     least = Plan(8, 1).bytes(config, 16, CPU, torch.float32)
-    assert Plan.choose(config, 16, CPU, float(least)) == Plan(8, 1)
+    assert Plan.choose(config, 16, CPU, float(least)) == Plan(8, 1, int(least))
     with pytest.raises(
         ConfigurationError,
         match=r"sequences of 16 tokens through this model need .* GB beside its weights; .* GB may "

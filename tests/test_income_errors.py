@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Context, Plan, flows, income_economy, income_pass
+from circuit_econ.measures import plan as cutting
 from circuit_econ.measures.flows import trade
 from circuit_econ.measures.income import INCOME, IncomeSettings
 from circuit_econ.measures.income_economy import Economy
@@ -161,7 +162,9 @@ def test_incomes_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.Monkey
     assert max(panels) == 6
     panels.clear()
     # Memory for one sequence alone, and few logits.
-    monkeypatch.setattr(income_economy, "free_memory", lambda _: 8)
+    dialled = Dialled(context.model)
+    alone = 8 * dialled.numbers(7, dialled.stages)
+    context.plan = Plan(100, 1, alone)
     monkeypatch.setattr(income_pass, "_LOGITS", 100)
     single = tables_of(context, **few)
     assert set(panels) == {1}
@@ -171,6 +174,28 @@ def test_incomes_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.Monkey
                 if frame.schema[column] == pl.Float64:
                     difference = (frame[column] - expected[table][column]).abs().max()
                     assert difference is None or difference < 1e-10  # type: ignore[operator]
+
+
+def test_what_is_free_decides_nothing_and_too_little_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The panels are those of the plan, whatever the machine has left at the moment."""
+    few = {"nodes": 5, "most_nodes": 5, "reference_groups": 2}
+    context = context_of(zoo.case_named("llama"))
+    found = []
+    for free in (1 << 40, 64):
+        monkeypatch.setattr(cutting, "free_memory", lambda _, free=free: free)
+        found.append(tables_of(context, **few))
+    for table, frame in found[0].items():
+        assert frame.equals(found[1][table]), table
+    dialled = Dialled(context.model)
+    context.plan = Plan(8, 8, 8 * dialled.numbers(7, dialled.stages) - 1)
+    with pytest.raises(ConfigurationError) as caught:
+        tables_of(context, **few)
+    assert str(caught.value) == (
+        "income of sequences of 7 tokens needs 0.00 GB beside the weights; 0.00 GB may be used: "
+        "raise device.memory, choose a shorter evaluation.length or measures.income.stages=false"
+    )
 
 
 class Peak(TorchDispatchMode):

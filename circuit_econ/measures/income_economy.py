@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuit_econ.errors import ConfigurationError
 from circuit_econ.measures.base import Context
 from circuit_econ.measures.flows import pairs, trade
 from circuit_econ.measures.income_pass import Dialled
-from circuit_econ.measures.plan import FREE_SHARE, free_memory
 from circuit_econ.measures.quadrature import Rule, rule
 from circuit_econ.measures.statistics import ratio_estimate
 from circuit_econ.model.intervene import Baselines, Component, components, draw_donors
@@ -327,8 +327,15 @@ class Economy:
         """Tokens, targets, groups and what the components of each sublayer fall back to."""
         model, evaluation = self.context.model, self.context.evaluation
         chosen = torch.arange(len(evaluation.tokens)) if index is None else index
-        budget = FREE_SHARE * free_memory(model.device) / model.dtype.itemsize
-        fit = int(budget / self.dialled.numbers(evaluation.length, stages))
+        allowed = self.context.plan.memory
+        needed = self.dialled.numbers(evaluation.length, stages) * model.dtype.itemsize
+        if needed > allowed:
+            raise ConfigurationError(
+                f"income of sequences of {evaluation.length} tokens needs {needed / 1e9:.2f} GB "
+                f"beside the weights; {allowed / 1e9:.2f} GB may be used: raise device.memory, "
+                "choose a shorter evaluation.length or measures.income.stages=false"
+            )
+        fit = allowed // needed
         for at in chosen.split(max(1, min(self.context.plan.panel, fit))):
             tokens, targets = (
                 x[at].to(model.device) for x in (evaluation.tokens, evaluation.targets)

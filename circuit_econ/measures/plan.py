@@ -35,10 +35,14 @@ class Plan:
     Attributes:
         panel: Sequences whose clean pass runs together; rounded up to whole groups of 8.
         rows: Ablated sequences (variant × sequence) that run together.
+        memory: Bytes beside the weights that measures may take which cut their work themselves.
+            Nothing looks at what is free while it measures, so that results are the same bit for
+            bit under one plan.
     """
 
     panel: int = 8
     rows: int = 8
+    memory: int = 1 << 30
 
     def __post_init__(self) -> None:
         if self.panel < 1 or self.rows < 1:
@@ -84,7 +88,7 @@ class Plan:
                     f"beside its weights; {allowed / 1e9:.2f} GB may be used: raise device.memory "
                     "or choose a shorter evaluation.length"
                 )
-        return cls(panel, rows)
+        return cls(panel, rows, int(allowed))
 
     def bytes(
         self, config: ModelConfig, length: int, device: torch.device, dtype: torch.dtype
