@@ -89,10 +89,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path} is missing; put the one saved with the weights there"
             ) from None
-        if size <= JSON_BYTES:
-            with path.open("rb") as file:
-                raw = file.read(JSON_BYTES + 1)  # a file may say less than it holds (/proc)
-            size = max(size, len(raw))
+        with path.open("rb") as file:
+            raw = file.read(JSON_BYTES + 1)
+        size = max(size, len(raw))  # a file may say less than it holds (/proc)
         if size > JSON_BYTES:
             raise CheckpointError(
                 f"{path} has {size} bytes, and at most {JSON_BYTES} of JSON are read; {REPAIR}"
