@@ -161,7 +161,7 @@ def test_a_damaged_part_is_measured_again(
 
 def test_a_directory_in_the_place_of_a_part_is_named(run: Path, out: Path) -> None:
     foldered(part(out, "value", 4))
-    with pytest.raises(ce.LedgerError, match="cannot write to .*Is a directory"):
+    with pytest.raises(ce.LedgerError, match="cannot write to .*a folder is there"):
         again(run, out)
 
 
