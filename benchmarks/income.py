@@ -29,7 +29,8 @@ from circuit_econ.model.bridge import boot
 from circuit_econ.settings import resolve_device
 
 RESULTS = Path(__file__).with_name("INCOME.md")
-NODES = 4
+LEVEL = 2
+NODES = (1 << LEVEL) + 1
 
 HEAD = """\
 # Income and all flows beside plain passes and edge attribution
@@ -138,7 +139,7 @@ def contest(shape: Shape, device: torch.device, rounds: int) -> str:
     works = {
         "plain": nothing(lambda: whole(tokens, targets)),
         "bare": nothing(lambda: bare(tokens, targets)),
-        "income": nothing(lambda: economy.integrate(NODES)),
+        "income": nothing(lambda: economy.integrate(LEVEL)),
         "attribution": nothing(lambda: attribution(bridge, tokens, targets)),
     }
     if shape.config.get("model_type") != "gpt_neox":
