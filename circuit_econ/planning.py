@@ -14,6 +14,7 @@ from circuit_econ.config import RunConfig
 from circuit_econ.errors import CheckpointError, ConfigurationError
 from circuit_econ.measures import Plan
 from circuit_econ.measures.circuits import CIRCUITS
+from circuit_econ.measures.edges import EDGES
 from circuit_econ.measures.income import INCOME
 from circuit_econ.measures.statistics import effective_units
 from circuit_econ.measures.untrained_flows import PASSES
@@ -138,6 +139,8 @@ def predict(run: RunConfig) -> Forecast:
     if CIRCUITS.name in measuring:
         # Untrained models come first, once for the run and for all of its shape and data.
         each = measuring[INCOME.name] * PASSES / passes[INCOME.name]
+        if EDGES.name in measuring:  # their effects, too, of the edges that flows choose
+            each = 2 * each + measuring[EDGES.name] / len(settings.baselines)
         preparing += settings.options[CIRCUITS.name].untrained * each
     counts, clusters = (evaluation.targets >= 0).sum(1), evaluation.clusters
     units = len(counts) if clusters is None else len(clusters.unique())

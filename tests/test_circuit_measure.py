@@ -213,7 +213,7 @@ def test_values_are_those_of_the_value_measure(exact: Context) -> None:
 
 
 def test_untrained_models_have_no_circuits(tmp_path: Path) -> None:
-    evaluation, with_circuits = data(sequences=8), 0
+    evaluation, with_circuits, by_effect = data(sequences=8), 0, 0
     for seed in range(20):
         model = load(untrained(Format.TRANSFORMER_LENS, SHAPE, seed))
         context = context_of(model, evaluation, SHAPE)
@@ -221,8 +221,17 @@ def test_untrained_models_have_no_circuits(tmp_path: Path) -> None:
         found = CIRCUITS.run(context, CircuitSettings())
         with_circuits += found["circuit_agreement"]["circuits"][0] > 0
         assert found["circuits"].is_empty() or with_circuits
+        # Nor where effects may admit edges as well.
+        context.baselines = ("zero",)
+        flows = {name: rows.filter(pl.col("baseline") == "zero") for name, rows in
+                 context.tables.items()}  # fmt: skip
+        context.tables = {**flows, **EDGES.run(replace(context, tables=flows), EdgeSettings(16, 0))}
+        exact = CIRCUITS.run(context, CircuitSettings(most_pairs=0))
+        by_effect += exact["circuit_agreement"]["circuits"][0] > 0
+        assert context.tables["edges"].height == 16
         assert float(context.tables["flows"]["signal"].abs().max()) > 0  # type: ignore[arg-type]
-    assert with_circuits <= 1
+    assert with_circuits <= 1 and by_effect <= 1
+    assert len(list(tmp_path.glob("*.json"))) == 2  # what untrained models reach in either
 
 
 def test_untrained_models_are_measured_once_and_go_on_where_they_stopped(
