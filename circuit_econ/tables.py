@@ -230,6 +230,7 @@ TABLES: Final[dict[str, pl.Schema]] = {
             "port": _S,
             "flow": _F,
             "se": _F,
+            "integration_error": _F,  # of that flow
             "bound": _F,
             "needed": _I,
             "fewest": _I,

@@ -231,7 +231,7 @@ def test_how_many_sequences_would_make_a_flow_count() -> None:
     )
     assert shortfall(rows, BOUND, 100) == {
         "supplier": "a0.h0", "buyer": "a1.h0", "port": "k", "flow": -2.0, "se": 1.999 / z,
-        "bound": 1.0, "needed": 400, "fewest": 225,
+        "integration_error": 0.0, "bound": 1.0, "needed": 400, "fewest": 225,
     }  # fmt: skip
     # With that many it does.
     more = rows.with_columns(pl.col("se") / 2)

@@ -96,13 +96,35 @@ def test_eap_ig_keeps_small_edges_outside_the_circuit(tmp_path: Path) -> None:
     found = exported(ce.composition_graph(trading(tmp_path), 10), tmp_path, "eap-ig", 0.5)
     kept = {name for name, edge in found["edges"].items() if edge["in_graph"]}
     assert kept == {"a0.h0->a1.h0<k>", "a1.h0->logits"}
-    assert found["edges"]["a0.h0->a1.h0<v>"] == {"score": -0.125, "in_graph": False}
+    assert found["edges"]["a0.h0->a1.h0<v>"] == {
+        "score": -0.125, "in_graph": False, "integration_error": 0.125,
+    }  # fmt: skip
     nodes = {name for name, node in found["nodes"].items() if node["in_graph"]}
     assert nodes == {"input", "a0.h0", "a1.h0", "logits"}
     assert set(found["nodes"]) == nodes | {"a0.h1", "m0"}
     # A static score alone is no flow: embed -> a0.h0 <q> is not there.
     assert "input->a0.h0<q>" not in found["edges"]
     assert found["cfg"]["parallel_attn_mlp"] is True
+
+
+def test_both_tell_what_integrals_are_off_by(tmp_path: Path) -> None:
+    graph = ce.composition_graph(trading(tmp_path), 10)
+    graph.add_edge("a0.h0", "a1.h0", "k_scale", port="k_scale", flow=0.5, integration_error=0.25)
+    graph.add_edge("a0.h1", "m0", "in", port="in", effect=0.5)  # exact: nothing was integrated
+    peer = exported(graph, tmp_path, "eap-ig")
+    assert peer["edges"]["a0.h0->a1.h0<k>"]["integration_error"] == 0.125 + 0.25
+    assert peer["edges"]["a0.h1->m0"] == {"score": 0.5, "in_graph": True}
+    assert peer["graph"]["converged"] is True and peer["graph"]["missed"] == 0.003
+    viewer = exported(graph, tmp_path, "neuronpedia")
+    jsonschema.validate(viewer, NEURONPEDIA)
+    assert viewer["metadata"]["info"]["graph"] == peer["graph"]
+    nodes = {node["clerp"]: node for node in viewer["nodes"]}
+    assert nodes["a0.h0"]["integration_error"] == 0.0625
+    assert "integration_error" not in nodes["logits"]
+    names = {node["node_id"]: name for name, node in nodes.items()}
+    links = {(names[x["source"]], names[x["target"]]): x for x in viewer["links"]}
+    assert links["a0.h0", "a1.h0"]["integration_error"] == 0.125 + 0.25 + 0.125
+    assert "integration_error" not in links["a0.h1", "m0"]
 
 
 STRING, NUMBER, INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}

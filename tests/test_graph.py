@@ -24,7 +24,7 @@ def test_a_graph_has_an_edge_for_every_supplier_buyer_and_port(tmp_path: Path) -
     edge = graph.edges["a0.h0", "a1.h0", "k"]
     assert edge == {
         "port": "k", "signal": 1.0, "crowding": -0.25, "flow": 0.75, "weight": 0.75,
-        "flow_se": 0.01, "effect": 0.6, "effect_se": 0.02, "score": 0.4,
+        "flow_se": 0.01, "integration_error": 0.125, "effect": 0.6, "effect_se": 0.02, "score": 0.4,
         "counts": True, "bound": 0.125, "circuit": "c1",
     }  # fmt: skip
     assert graph.edges["a0.h0", "a1.h0", "v"]["weight"] == 0.125
@@ -42,6 +42,7 @@ def test_nodes_hold_what_was_measured(tmp_path: Path) -> None:
     assert node["value_se_mean"] == 0.5
     assert "value_se_zero" not in node  # null in the table
     assert node["income"] == 0.75 and node["income_se"] == 0.03
+    assert node["integration_error"] == 0.0625
     assert (node["income_stage_1"], node["income_stage_2"]) == (0.25, 0.5)
     assert node["upstreamness"] == pytest.approx(1 + 0.5 / 0.75)
     assert node["sold"] == pytest.approx(0.75 - 0.125 + 0.25) and node["bought"] == 0
@@ -61,6 +62,7 @@ def test_the_graph_itself_says_where_it_is_from(tmp_path: Path) -> None:
     assert graph.graph["step"] == 10 and graph.graph["baseline"] == "mean"
     assert graph.graph["product"] == 2.0 and graph.graph["nodes"] == 9
     assert graph.graph["capital_share"] == pytest.approx(0.625 / 1.875)
+    assert graph.graph["missed"] == 0.003 and graph.graph["converged"] is True
     assert graph.graph["tokens_seen"] == 5120 and graph.graph["loss"] > 0
     assert graph.graph["parallel"] is True  # no head of layer 0 sells to m0
 
@@ -90,7 +92,9 @@ def test_every_attribute_is_listed_with_its_type(tmp_path: Path) -> None:
 def test_missing_tables_are_absent_attributes(tmp_path: Path) -> None:
     graph = ce.composition_graph(trading(tmp_path, tables=("flows",)), step=10)
     edge = graph.edges["a0.h0", "a1.h0", "k"]
-    assert set(edge) == {"port", "signal", "crowding", "flow", "flow_se", "weight"}
+    assert set(edge) == {
+        "port", "signal", "crowding", "flow", "flow_se", "integration_error", "weight",
+    }  # fmt: skip
     assert set(graph.nodes["a0.h0"]) == {"kind", "layer", "head", "bought", "sold"}
     assert set(graph.graph) == {
         "step", "baseline", "name", "capital_share", "parallel", "tokens_seen", "loss", "loss_se",

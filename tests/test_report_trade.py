@@ -15,7 +15,7 @@ from test_report_page import content_of, visible
 from circuit_econ.graph import capital_share
 from circuit_econ.report import gather, write_page
 from circuit_econ.report.trade import LAST_STAGE
-from circuit_econ.report.words import amount, listed_steps, notices
+from circuit_econ.report.words import amount, listed_steps, margin, notices
 
 SHARED = ["loss", "value", "largest", "capacity", "table", "record"]
 
@@ -45,7 +45,7 @@ def test_nodes_add_up_the_flows(tmp_path: Path) -> None:
     assert found["share"] == pytest.approx(found["capital"] / found["income"])
     assert found["share"] == pytest.approx(capital_share(own))
     assert (found["run"], found["kind"], found["layer"]) == ("run", "head", 0)
-    assert found["se"] == 0.002
+    assert (found["se"], found["integration_error"]) == (0.002, 0.0007)
     assert found["value"] == pytest.approx(1.2 * found["income"])
     # One part at stage 1, three quarters of the rest at stage 2, the rest over the last three.
     rest = found["income"] - (final := found["income"] - found["capital"])
@@ -181,6 +181,29 @@ def test_flagged_economies_are_named_where_edges_count(tmp_path: Path) -> None:
     assert f"{text} {case}." in graph
 
 
+def test_economies_that_have_not_converged_are_named(tmp_path: Path) -> None:
+    ledger = traded_runs.trading_run(tmp_path / "run", unsettled=[10, 1000])
+    run = gather(ledger)
+    (notice,) = notices(run)
+    assert notice.text.startswith(
+        "The integral behind incomes has not converged in 4 of 8 economies: the ± of incomes and "
+        "flows there says how far off they may be"
+    )
+    assert notice.details == tuple(
+        f"{baseline} baseline: steps 10; 1,000, with up to 0.0056 nats of the loss missed"
+        for baseline in ("mean", "zero")
+    )
+    text = visible(write_page([ledger], tmp_path / "report.html"))
+    assert notice.text in text and "10, 1,000" in text
+    assert notices(gather(traded_runs.trading_run(tmp_path / "settled"))) == []
+
+
+def test_errors_of_incomes_and_flows_add() -> None:
+    assert margin(0.5, 0.25) == 1.96 * 0.5 + 0.25
+    assert margin(0.0, 0.25) == 0.25
+    assert margin(None, 0.25) is margin(0.5, None) is None
+
+
 def test_flagged_economies_that_nothing_rests_on_get_a_sentence(tmp_path: Path) -> None:
     ledger = traded_runs.trading_run(tmp_path / "run", flagged={"zero": [100, 1000]})
     assert not [n for n in notices(gather(ledger)) if "unigram" in n.text]
@@ -278,7 +301,8 @@ def test_page_tells_what_counts_and_how_many_sequences_it_would_take(tmp_path: P
     first = ledger.table("counting").collect().row(0, named=True)
     assert first["port"] == "in"  # which goes without saying
     name = f"{first['supplier']} → {first['buyer']}"
-    told = [name, "0.0100 ± 0.0020", "0.0005", "2,000", "never"]
+    # 1.96 standard errors of 0.002 and an integration error of 0.0003.
+    told = [name, "0.0100 ± 0.0042", "0.0005", "2,000", "never"]
     assert cells[:9] == ["0", "0", "0", "64", *told]
     assert cells[9:] == ["10", str(edges), "0", "64", *told]
 

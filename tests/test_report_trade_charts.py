@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def test_graph_has_a_mark_for_every_node_and_edge(run: RunFrames) -> None:
     chosen = drawn(charts.graph_by_depth(run), smallest=0, checkpoint=1, baseline="zero")
     assert "step 10, zero baseline: who supplies whom" in chosen
     flow = traded_runs.flows_of(traded_runs.edges_of(2, 3, True), 10, "zero")[0]
-    assert f"edge: a0.h0 → m0; port: in; flow (nats): {sum(flow):.4g} ± 0.001" in chosen
+    told = f"edge: a0.h0 → m0; port: in; flow (nats): {sum(flow):.4g} ± 0.0025"
+    assert f"{told}; of it integration error: 0.0005" in chosen
 
 
 def test_graph_puts_layers_upward_and_logits_on_top(run: RunFrames) -> None:
@@ -132,9 +134,15 @@ def test_matrix_adds_up_ports(run: RunFrames) -> None:
     every = traded_runs.edges_of(2, 3, True)
     flows = map(sum, traded_runs.flows_of(every, 1000, "mean"))
     both = sum(f for e, f in zip(every, flows, strict=True) if e[:2] == ("a0.h0", "a1.h0"))
-    told = f"edge: a0.h0 → a1.h0; flow (nats): {both:.4g}; ports: k, q, v"
+    told = f"edge: a0.h0 → a1.h0; flow (nats): {both:.4g} ± 0.0074; ports: k, q, v"
     assert told in text.replace("−", "-")
-    assert marks(drawn(charts.flow_matrix(run), port="k"), "rect mark") == 3 * 3 + 3
+    one = drawn(charts.flow_matrix(run), port="k")
+    assert marks(one, "rect mark") == 3 * 3 + 3
+    assert " ± 0.0025; ports: k" in one
+    # Where one of the ports has no error, the sum has none.
+    edges = run.trade.edges.with_columns(se=pl.when(pl.col("port") != "v").then("se"))
+    unsure = replace(run, trade=replace(run.trade, edges=edges))
+    assert f"{both:.4g} (no se); ports" in drawn(charts.flow_matrix(unsure)).replace("−", "-")
 
 
 def test_capital_share_has_a_line_and_points_per_baseline(tmp_path: Path) -> None:
@@ -175,6 +183,15 @@ def test_effects_are_told_with_their_flows(run: RunFrames) -> None:
     here = run.trade.effects.filter((pl.col("step") == 1000) & (pl.col("baseline") == "mean"))
     assert marks(text, "point") == here.height
     assert len(re.findall("chosen: at random", text)) == here["chosen"].eq("drawn").sum()
+    assert len(re.findall(r"edge: [^;]+; flow \(nats\): [^ ]+ ± 0.0025;", text)) == here.height
+    assert marks(text, "rule mark") == 2 * here.height + 2 * 2  # bars both ways, and both zeros
+
+
+def test_incomes_are_told_with_what_their_integrals_are_off_by(run: RunFrames) -> None:
+    for chart in (charts.graph_by_depth, charts.signal_against_crowding):
+        told = re.findall(r"component: [^;]+;[^\"]*?income \(nats\): ([^;\"]+)", drawn(chart(run)))
+        assert len(told) >= 8
+        assert {text.partition(" ± ")[2] for text in told if text != "–"} == {"0.0046"}
 
 
 def test_lanes_have_events_but_none_for_going_on(run: RunFrames) -> None:

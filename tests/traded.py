@@ -39,7 +39,9 @@ def flows(
 ) -> pl.DataFrame:
     amounts = ((ends, signal * scale, crowding * scale) for *ends, signal, crowding in rows)
     return _table(
-        "flows", step, [(*ends, baseline, s, c, 0.01, 0.0, s + c, s + c) for ends, s, c in amounts]
+        "flows",
+        step,
+        [(*ends, baseline, s, c, 0.01, 0.125, s + c, s + c) for ends, s, c in amounts],
     )
 
 
@@ -86,7 +88,7 @@ def trading(
                         ("a0.h0+a0.h1", "mean", 9.0, None),
                     )
                 ],
-                "income": [("a0.h0", b, 0.75, 0.03, 0.0) for b in baselines],
+                "income": [("a0.h0", b, 0.75, 0.03, 0.0625) for b in baselines],
                 "income_stages": [
                     row
                     for b in baselines
@@ -106,8 +108,8 @@ def trading(
                 ],
                 "direct": [("a0.h0", b, 0.2, 0.5, 0.1, 0.01, 0.02, 0.03) for b in baselines],
                 "counted": [
-                    ("a0.h0", "a1.h0", "k", 0.75, 0.01, 0.0, 0.125, 0.6, 0.02, 0.1, "both", "c1"),
-                    ("a1.h0", "logits", "in", 1.0, 0.01, 0.0, 0.125, *[None] * 3, "flow", None),
+                    ("a0.h0", "a1.h0", "k", 0.75, 0.01, 0.125, 0.125, 0.6, 0.02, 0.1, "both", "c1"),
+                    ("a1.h0", "logits", "in", 1.0, 0.01, 0.125, 0.125, *[None] * 3, "flow", None),
                 ],
                 "circuits": [("c1", "r1", "a0.h0", 0.5), ("c1", "r2", "a1.h0", 1.0)],
             }  # fmt: skip

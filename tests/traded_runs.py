@@ -74,12 +74,13 @@ def trading_run(
     flagged: Mapping[str, Sequence[int]] | None = None,
     cancelled: Sequence[int] = (),
     unigram_se: float | None = 0.1,
+    unsettled: Sequence[int] = (),
 ) -> Ledger:
     """Write and open a ledger.
 
     Economies of ``flagged`` baselines are worse than unigrams at those steps; at ``cancelled``
-    steps all flows add up to nothing. The loss of unigrams is 6 ± ``unigram_se``. Circuits are
-    those of :data:`MEMBERS`.
+    steps all flows add up to nothing, at ``unsettled`` ones no integral has converged. The loss of
+    unigrams is 6 ± ``unigram_se``. Circuits are those of :data:`MEMBERS`.
     """
     content = {
         "study": "traded",
@@ -98,7 +99,8 @@ def trading_run(
                     amounts[-1] = (0.0 if len(every) % 2 else amounts[-1][0], 0.0)
                 worse = step in (flagged or {}).get(baseline, ())
                 losses = (6.5 if worse else 5.0, 6.0, unigram_se)
-                _trade(found, every, names, amounts, baseline, layers, losses)
+                settled = step not in unsettled
+                _trade(found, every, names, amounts, baseline, layers, losses, settled=settled)
             _circuits(found, every, flows_of(every, step, baselines[0]), step, baselines)
             checkpoint = {
                 "step": step, "tokens_seen": 512 * step, "digest": f"{step:016x}", "seconds": 2.0,
@@ -125,6 +127,8 @@ def _trade(
     baseline: str,
     layers: int,
     losses: tuple[float, float, float | None],
+    *,
+    settled: bool,
 ) -> None:
     income = dict.fromkeys(names, 0.0)
     final = dict.fromkeys(names, 0.0)
@@ -134,11 +138,11 @@ def _trade(
             final[supplier] += signal + crowding
         half = (signal + crowding) / 2
         found["flows"].append(
-            (supplier, buyer, port, baseline, signal, crowding, 0.001, 0.0, half, half)
+            (supplier, buyer, port, baseline, signal, crowding, 0.001, 0.0005, half, half)
         )
     for name in names:
         earned, sold = income[name], final[name]
-        found["income"].append((name, baseline, earned, 0.002, 0.0))
+        found["income"].append((name, baseline, earned, 0.002, 0.0007))
         rest = earned - sold
         parts = [sold, 0.75 * rest, *[0.25 * rest / (2 * layers - 1)] * (2 * layers - 1)]
         found["income_stages"] += [(name, baseline, n + 1, x) for n, x in enumerate(parts)]
@@ -161,7 +165,7 @@ def _trade(
         )
         found["direct"].append((name, baseline, sold, rest, 0.2 * earned, 0.003, 0.004, 0.005))
     product = sum(income.values())
-    found["income_gap"].append((baseline, 17, product, 0.0012, 0.0034, 0.0056, True, *losses))
+    found["income_gap"].append((baseline, 17, product, 0.0012, 0.0034, 0.0056, settled, *losses))
     order = sorted(range(len(every)), key=lambda i: -abs(sum(amounts[i])))
     chosen = [(i, "flow") for i in order[:10]] + [(i, "drawn") for i in order[10::7][:10]]
     effects = [(*every[i], baseline, 1.1 * sum(amounts[i]), 0.002, *[sum(amounts[i])] * 3, why)
@@ -186,10 +190,10 @@ def _circuits(
         supplier, buyer, port = edge
         if port == "k" and supplier in belongs and belongs.get(buyer) == belongs[supplier]:
             found["counted"].append(
-                (*edge, sum(amount), 0.001, 0.0, 0.0005, *NO_EFFECT, belongs[supplier])
+                (*edge, sum(amount), 0.001, 0.0005, 0.0005, *NO_EFFECT, belongs[supplier])
             )
         elif port == "in" and supplier in belongs:
-            found["counted"].append((*edge, sum(amount), 0.001, 0.0, 0.0005, *NO_EFFECT, None))
+            found["counted"].append((*edge, sum(amount), 0.001, 0.0005, 0.0005, *NO_EFFECT, None))
     found["circuits"] = [(*member, 0.8) for member in members]
     circuits = sorted(set(belongs.values()))
     grown = step / (step + 30)
@@ -201,6 +205,6 @@ def _circuits(
     half = 1 if circuits else 0
     found["circuit_agreement"] = [(len(circuits), half, half, 2 * half, 0.75 if half else None)]
     found["counting"] = [
-        ("mean", 64, len(found["counted"]), 0, *every[0], 0.01, 0.002, 0.0005, 2000, None)
+        ("mean", 64, len(found["counted"]), 0, *every[0], 0.01, 0.002, 0.0003, 0.0005, 2000, None)
     ]
     found["circuit_events"] = [event[1:] for event in EVENTS if event[0] == step]

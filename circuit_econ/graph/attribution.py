@@ -30,14 +30,20 @@ def write_eap_ig(graph: Graph, path: Path, minimum: float) -> None:
     are those with |score| ≥ ``minimum``, and the nodes at their ends. A score is the flow, else
     the exact effect; edges without either are left out. ``d_model`` is 1, as components are not
     split further: it sizes masks of single neurons alone.
+
+    The reader passes over what it does not know: ``integration_error`` of edges (that of their
+    flows, added up) and ``graph``, the attributes of the graph.
     """
     found = plain_graph(graph)
     scores: dict[tuple[str, str], float] = defaultdict(float)
+    errors: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for supplier, buyer, port, data in found.edges(keys=True, data=True):
         score = data.get("flow", data.get("effect"))
         if score is not None:
             suffix = f"<{port[0]}>" if found.nodes[buyer].get("kind") == Kind.HEAD else ""
-            scores[_input(supplier), buyer + suffix] += score
+            ends = _input(supplier), buyer + suffix
+            scores[ends] += score
+            _add_error(errors[ends], data)
     kept = [ends for ends, score in scores.items() if abs(score) >= minimum]
     used = {name.partition("<")[0] for ends in kept for name in ends} | {"input", str(Kind.LOGITS)}
     names = dict.fromkeys(["input", *(_input(node) for node in found), str(Kind.LOGITS)])
@@ -50,11 +56,18 @@ def write_eap_ig(graph: Graph, path: Path, minimum: float) -> None:
         },
         "nodes": {name: {"in_graph": name in used} for name in names},
         "edges": {
-            f"{supplier}->{buyer}": {"score": score, "in_graph": abs(score) >= minimum}
-            for (supplier, buyer), score in scores.items()
+            "->".join(ends): {"score": score, "in_graph": abs(score) >= minimum, **errors[ends]}
+            for ends, score in scores.items()
         },
+        "graph": found.graph,
     }
     dump(content, path)
+
+
+def _add_error(into: dict[str, float], data: dict[str, Any]) -> None:
+    """Errors of integration are no matter of chance: they add."""
+    if "integration_error" in data:
+        into["integration_error"] = into.get("integration_error", 0.0) + data["integration_error"]
 
 
 def _input(name: str) -> str:
@@ -71,14 +84,18 @@ def write_neuronpedia(graph: Graph, path: Path, minimum: float) -> None:
     Its nodes belong to a position of a prompt; ours are means over all positions, so there is one
     position, named so. Its links have no ports: a link's weight is the sum over ports of the flow
     (else the exact effect), and ``ports`` keeps the parts. ``activation`` is income where known.
+    ``integration_error`` of a link is added up over ports, too; ``metadata.info.graph`` are the
+    attributes of the graph.
     """
     found = plain_graph(graph, minimum)
     layers = 1 + _largest(found, "layer")
     ports: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    errors: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for supplier, buyer, port, data in found.edges(keys=True, data=True):
         weight = data.get("flow", data.get("effect"))
         if weight is not None:
             ports[supplier, buyer][port] = weight
+            _add_error(errors[supplier, buyer], data)
     ids = {name: _node_id(found, name, layers) for name in found}
     about = " ".join(str(found.graph[key]) for key in ("name", "step") if key in found.graph)
     position = "(all positions)"
@@ -88,7 +105,11 @@ def write_neuronpedia(graph: Graph, path: Path, minimum: float) -> None:
             "scan": found.graph.get("name", "circuit_econ"),
             "prompt_tokens": [position],
             "prompt": position,
-            "info": {"description": about, "generator": {"name": "circuit_econ"}},
+            "info": {
+                "description": about,
+                "generator": {"name": "circuit_econ"},
+                "graph": found.graph,
+            },
             "pruning_settings": {"minimum": minimum},
         },
         "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": ""},
@@ -101,6 +122,7 @@ def write_neuronpedia(graph: Graph, path: Path, minimum: float) -> None:
                 "target": _joined(ids[buyer]),
                 "weight": sum(parts.values()),
                 "ports": parts,
+                **errors[supplier, buyer],
             }
             for (supplier, buyer), parts in ports.items()
         ],
@@ -135,4 +157,5 @@ def _node(name: str, data: dict[str, Any], layer: str, number: int) -> dict[str,
         "jsNodeId": f"{layer}_{number}-0",
         "clerp": name,
         "activation": data.get("income"),
+        **{name: data[name] for name in ("integration_error",) if name in data},
     }

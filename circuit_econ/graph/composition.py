@@ -86,8 +86,8 @@ def composition_graph(ledger: Tables, step: int, baseline: str | None = None) ->
     graph.graph |= {"step": step, "baseline": baseline}
     _set(graph.graph, {"name": ledger.run.get("study")})
     _set(graph.graph, rows.first("checkpoints"), "tokens_seen", "loss", "loss_se")
-    gap = ("nodes", "product", "gap", "component_error", "ablated_loss")
-    _set(graph.graph, rows.first("income_gap", baseline), *gap, "unigram_loss", "unigram_se")
+    economy = rows.first("income_gap", baseline)
+    _set(graph.graph, {n: economy[n] for n in economy if n not in ("step", "baseline")})
     for row in rows.of("components").iter_rows(named=True):
         graph.add_node(row["component"])
         _set(graph.nodes[row["component"]], row, "kind", "layer", "head")
@@ -146,7 +146,7 @@ def _set(into: dict[str, Any], row: Mapping[str, Any], *names: str) -> None:
 def _add_flows(graph: Graph, flows: pl.DataFrame) -> None:
     for row in flows.iter_rows(named=True):
         edge = _edge(graph, row)
-        _set(edge, row, "signal", "crowding")
+        _set(edge, row, "signal", "crowding", "integration_error")
         _set(edge, {"flow_se": row["se"]})
         if "signal" in edge and "crowding" in edge:
             edge["flow"] = edge["signal"] + edge["crowding"]
@@ -199,7 +199,8 @@ def _describe(graph: Graph, rows: _Rows, baseline: str) -> None:
         of = row["baseline"]
         note(row["component"], {f"value_{of}": row["value"], f"value_se_{of}": row["se"]})
     for row in rows.of("income", baseline).iter_rows(named=True):
-        note(row["component"], {"income": row["income"], "income_se": row["se"]})
+        found = {"income": row["income"], "income_se": row["se"]}
+        note(row["component"], found | {"integration_error": row["integration_error"]})
     stages = rows.of("income_stages", baseline).sort("stage")
     for (component,), part in stages.group_by("component", maintain_order=True):
         incomes = part["income"].to_list()

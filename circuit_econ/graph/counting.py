@@ -232,7 +232,8 @@ def shortfall(
         effects: As for :func:`counted`; that there are any raises z.
 
     Returns:
-        ``supplier``, ``buyer``, ``port``, ``flow``, ``se``, ``bound`` of the largest flow;
+        ``supplier``, ``buyer``, ``port``, ``flow``, ``se``, ``integration_error``, ``bound`` of the
+        largest flow;
         ``needed``, sequences that would make it count, and ``fewest``, those that would make any
         flow count. None is never: untrained models reach as much, or nobody knows the error.
     """
@@ -243,7 +244,7 @@ def shortfall(
         (sequences * (errors / beyond) ** 2).ceil().clip(1).cast(pl.Int64, strict=False)
     )
     rows = tested.with_columns(needed=needed).sort(pl.col("flow").abs(), descending=True)
-    names = (*_EDGE, "flow", "se", "bound", "needed")
+    names = (*_EDGE, "flow", "se", "integration_error", "bound", "needed")
     first: dict[str, Any] = dict.fromkeys(names)
     if rows.height:
         first = rows.select(names).row(0, named=True)

@@ -11,9 +11,11 @@ from circuit_econ.report.charts.encodings import AnyChart
 from circuit_econ.report.fragments import alarm, table
 from circuit_econ.report.frames import RunFrames
 from circuit_econ.report.sections import Sections
-from circuit_econ.report.words import amount, flagged, plus_minus
+from circuit_econ.report.words import amount, flagged, margin, plus_minus
 
 __all__ = ["add_economy", "economy_tables"]
+
+_MARGIN = "± of incomes and flows is 1.96 standard errors plus what their integral may be off by."
 
 _PORTRAITS = 5
 """Circuits that are told about in words."""
@@ -87,7 +89,7 @@ def _add_graph(page: Sections, runs: Sequence[RunFrames]) -> None:
         "supplier to buyer (blue earns, orange loses; q enters to the left, k in the middle, v to "
         "the right), a node is as large as its income (orange rim: negative) and coloured by what "
         "it sells: yellow final goods, for the logits, violet capital goods, for components. Hover "
-        "for numbers; pointing at a node leaves its edges.",
+        f"for numbers; pointing at a node leaves its edges. {_MARGIN}",
         *(
             page.of_run(run, flag) if (flag := alarm(flagged(run))) else "" for run in runs
         ),
@@ -103,7 +105,8 @@ def _add_graph(page: Sections, runs: Sequence[RunFrames]) -> None:
         "matrix",
         "Supplier against buyer",
         "Each cell is the flow from a supplier (column) to a buyer (row) in nats per scored "
-        "position, of the same edges as in the graph: blue earns, orange loses.",
+        "position, of the same edges as in the graph: blue earns, orange loses. Over several ports "
+        "± is the sum of theirs.",
         *_each(
             page, runs, "matrix of flows from suppliers to buyers",
             lambda run: charts.flow_matrix(run, "container", f"trade/{run.name}", page.steps),
@@ -114,7 +117,7 @@ def _add_graph(page: Sections, runs: Sequence[RunFrames]) -> None:
         "Signal against crowding",
         "To the right is what a component sells net of its own dilution, upward what it spares the "
         "others (downward: costs them) by taking bandwidth; income is the sum, positive above the "
-        "dashed line. Nats per scored position.",
+        f"dashed line. Nats per scored position. {_MARGIN}",
         *_each(
             page, runs, "scatter of signal and crowding",
             lambda run: charts.signal_against_crowding(
@@ -291,7 +294,7 @@ def _counting(run: RunFrames) -> str:
         largest = f"{row['supplier']} → {row['buyer']}{port}" if row["supplier"] else "–"
         counts = [f"{row[name]:,}" for name in ("by_flow", "by_effect", "sequences")]
         needed = [f"{row[name]:,}" if row[name] else "never" for name in ("needed", "fewest")]
-        flow = plus_minus(row["flow"], row["se"])
+        flow = plus_minus(row["flow"], margin(row["se"], row["integration_error"]))
         cells.append([f"{row['step']:,}", *counts, largest, flow, amount(row["bound"]), *needed])
     if not cells:
         return ""
@@ -302,10 +305,10 @@ def _counting(run: RunFrames) -> str:
     return (
         "<details><summary>What counts, and what it would take</summary>"
         '<p class="how">A flow counts beyond its sampling error and beyond what untrained models '
-        "of the same shape reach, in nats per scored position. More sequences shrink the error: "
-        "so many would do, if the flow stays as large. Never: untrained models reach as much.</p>"
-        + table(head, cells, numeric=(0, 1, 2, 3, 5, 6, 7, 8))
-        + "</details>"
+        "of the same shape reach, once what its integral may be off by is taken off, in nats per "
+        "scored position. More sequences shrink the sampling error: so many would do, if the flow "
+        "stays as large. Never: untrained models reach as much. "
+        f"{_MARGIN}</p>" + table(head, cells, numeric=(0, 1, 2, 3, 5, 6, 7, 8)) + "</details>"
     )
 
 
@@ -334,8 +337,9 @@ def _add_exact(page: Sections, runs: Sequence[RunFrames]) -> None:
         "exact",
         "Exact effects of edges",
         "The exact effect is the loss added when one reader no longer reads one supplier, in nats "
-        "per scored position, with bars of ± 1.96 standard errors; flows predict it where the "
-        "points are near the dashed line. Below, their rank correlation, and what the edges that "
+        "per scored position. Bars are ± 1.96 standard errors; those of flows have what their "
+        "integral may be off by on top. Flows predict the effect where the points are near the "
+        "dashed line. Below, their rank correlation, and what the edges that "
         "were not measured can be expected to hide.",
         *(drawn(run) + followed(run) for run in runs),
     )

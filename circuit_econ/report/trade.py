@@ -33,23 +33,22 @@ class Trade:
 
     Attributes:
         nodes: One row per step, baseline and component that trades, ``logits`` among them: run,
-            step, baseline, component, kind, layer, income (null for logits), se, signal (the part
-            of income that is no crowding), capital (the part sold to components), share (of income
-            that is sold to components; null where sales cancel), bought, value, value_se,
-            upstreamness.
+            step, baseline, component, kind, layer, income (null for logits), se,
+            integration_error, signal (the part of income that is no crowding), capital (the part
+            sold to components), share (of income that is sold to components; null where sales
+            cancel), bought, value, value_se, upstreamness.
         edges: Flows inside of circuits and the largest others of every step and baseline, largest
-            first: run, step, baseline,
-            supplier, buyer, port, signal, crowding, se, effect, effect_se, counts ("yes" or null),
-            circuit, and of all flows there are then their number, ``all``, and the sum of their
-            sizes, ``total``.
+            first: run, step, baseline, supplier, buyer, port, signal, crowding, se,
+            integration_error, effect, effect_se, counts ("yes" or null), circuit, and of all flows
+            there are then their number, ``all``, and the sum of their sizes, ``total``.
         economies: One row per step and baseline: run, step, baseline, share (of capital goods; null
             where undefined), low, high (over baselines), edges, left (out of ``edges``),
             left_share (of all |flow|), left_counted, then the columns of ``income_gap``,
-            counted (edges that count and were looked for in this economy) and flagged ("yes" or
-            null).
+            counted (edges that count and were looked for in this economy), flagged ("yes" or
+            null); converged is "yes" or "no".
         stages: Income by layer and stage: run, step, baseline, group ("layer 2"), layer, stage,
             income.
-        effects: Table ``edges`` with run.
+        effects: Table ``edges`` with run, and flow_se and flow_error (of integration) of the flow.
         sampling: Table ``edge_sampling`` with run.
         direct: Table ``direct`` with run.
         lives: Circuits over time.
@@ -92,6 +91,7 @@ def gather_trade(ledger: Ledger, name: str, order: Callable[[str], Any]) -> Trad
     flows = ledger.table("flows").with_columns(flow=pl.col("signal") + pl.col("crowding")).collect()
     edges = ledger.table("edges").sort(*_AT, *_EDGE).collect()
     counted = ledger.table("counted").collect()
+    errors = flows.select(*_AT, *_EDGE, flow_se="se", flow_error="integration_error")
     measured = flows["baseline"].unique().to_list()
     groups = flows.select(_AT).unique().height
     kept = max(_PER_CHECKPOINT[0], min(_PER_CHECKPOINT[1], _MOST_EDGES // max(groups, 1)))
@@ -100,14 +100,14 @@ def gather_trade(ledger: Ledger, name: str, order: Callable[[str], Any]) -> Trad
         nodes=_named(_nodes(ledger, flows), name),
         edges=_named(
             ranked.filter(pl.col("rank") < kept).select(
-                *_AT, *_EDGE, "signal", "crowding", "se", "effect", "effect_se", "counts",
-                "circuit", "all", "total",
+                *_AT, *_EDGE, "signal", "crowding", "se", "integration_error", "effect",
+                "effect_se", "counts", "circuit", "all", "total",
             ),
             name,
         ),
         economies=_named(_economies(ledger, flows, ranked, counted, kept), name),
         stages=_named(_stages(ledger), name),
-        effects=_named(edges, name),
+        effects=_named(edges.join(errors, on=[*_AT, *_EDGE], how="left"), name),
         sampling=_named(ledger.table("edge_sampling").sort(*_AT).collect(), name),
         direct=_named(ledger.table("direct").sort(*_AT, "component").collect(), name),
         lives=gather_lives(ledger, name),
@@ -162,7 +162,7 @@ def _nodes(ledger: Ledger, flows: pl.DataFrame) -> pl.DataFrame:
     )
     upstream = [upstreamness(incomes) for incomes in stages["income"].to_list()]
     stages = stages.select(*keys, pl.Series("upstreamness", upstream, dtype=pl.Float64))
-    income = ledger.table("income").select(*keys, "se").collect()
+    income = ledger.table("income").select(*keys, "se", "integration_error").collect()
     value = ledger.table("value").select(*keys, "value", value_se="se").collect()
     nodes = sold.join(bought, on=keys, how="full", coalesce=True)
     for known in (income, value, stages, _described(nodes["component"])):
@@ -171,8 +171,9 @@ def _nodes(ledger: Ledger, flows: pl.DataFrame) -> pl.DataFrame:
     cancels = ~(pl.col("income").abs() > NEAR_ZERO * pl.col("size"))
     share = pl.when(~cancels).then(pl.col("capital") / pl.col("income"))
     return nodes.sort(*_AT, "order").select(
-        *_AT, "component", "kind", "layer", "income", "se", "signal", "capital",
-        share.alias("share"), pl.col("bought").fill_null(0.0), "value", "value_se", "upstreamness",
+        *_AT, "component", "kind", "layer", "income", "se", "integration_error", "signal",
+        "capital", share.alias("share"), pl.col("bought").fill_null(0.0), "value", "value_se",
+        "upstreamness",
     )  # fmt: skip
 
 
@@ -232,7 +233,10 @@ def _economies(
         .join(own, on=_AT, how="left")
         .with_columns(
             flagged=pl.when(flagged).then(pl.lit("yes")),
-            converged=pl.when("converged").then(pl.lit("yes")).otherwise(pl.lit("no")),
+            converged=pl.when("converged")
+            .then(pl.lit("yes"))
+            .when(~pl.col("converged"))
+            .then(pl.lit("no")),
             counted=pl.col("counted").fill_null(0),
         )
         .sort(_AT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import polars as pl
 
@@ -13,6 +14,7 @@ from circuit_econ.report.frames import RunFrames
 from circuit_econ.tables import FEW, Outcome
 
 __all__ = [
+    "Z95",
     "Notice",
     "amount",
     "earners",
@@ -20,9 +22,14 @@ __all__ = [
     "headline",
     "last_step",
     "listed_steps",
+    "margin",
     "notices",
     "plus_minus",
 ]
+
+Z95: Final = 1.96
+"""Error bars and bands are this many standard errors to either side, except those of values, which
+show the interval in the ledger."""
 
 _LISTED = 6
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -42,7 +49,7 @@ class Notice:
 
 
 def plus_minus(value: float | None, se: float | None) -> str:
-    """A number with its standard error: two digits of the error, and as many places of the number.
+    """A number with its error: two digits of the error, and as many places of the number.
 
     ``0.123 ± 0.045``, or ``(1.23 ± 0.45)×10⁻⁵`` where that is shorter; a dash for no number, and
     ``(no se)`` where the error could not be estimated.
@@ -63,6 +70,17 @@ def plus_minus(value: float | None, se: float | None) -> str:
         power = f"×10{str(exponent).translate(_SUPERSCRIPT)}"
         text = f"({text}){power}" if known else text + power
     return text if known else f"{text} (no se)"
+
+
+def margin(se: float | None, integration_error: float | None) -> float | None:
+    """Half of the interval of an income or flow: 1.96 standard errors and the integration error.
+
+    They add: how far an integral is off is no draw that could happen to cancel what the sample is
+    off. None where either is unknown.
+    """
+    if se is None or integration_error is None:
+        return None
+    return Z95 * se + integration_error
 
 
 def amount(number: float | int | None) -> str:
@@ -154,6 +172,7 @@ def notices(run: RunFrames) -> list[Notice]:
         )
     if run.has_values:
         found += _value_notices(run)
+    found += _unsettled(run)
     found += flagged(run)
     found += [Notice(str(note)) for note in run.run.get("notes") or []]
     return found
@@ -177,6 +196,27 @@ def flagged(run: RunFrames) -> list[Notice]:
             tuple(
                 f"{baseline} baseline: {listed_steps(part['step'].to_list())}, by up to "
                 f"{amount((part['ablated_loss'] - part['unigram_loss']).max())} nats"  # type: ignore[arg-type]
+                for (baseline,), part in rows.group_by("baseline", maintain_order=True)
+            ),
+        )
+    ]
+
+
+def _unsettled(run: RunFrames) -> list[Notice]:
+    """Economies whose incomes and flows are not what their integrals are."""
+    every = run.trade.economies.filter(pl.col("converged").is_not_null())
+    rows = every.filter(pl.col("converged") == "no")
+    if not rows.height:
+        return []
+    return [
+        Notice(
+            f"The integral behind incomes has not converged in {rows.height:,} of "
+            f"{_count(every.height, 'economy', 'economies')}: the ± of incomes and flows there "
+            "says how far off they may be, and what is off by too much does not count; a larger "
+            "measures.income.most_nodes would go on.",
+            tuple(
+                f"{baseline} baseline: {listed_steps(part['step'].to_list())}, with up to "
+                f"{amount(part['missed'].max())} nats of the loss missed"  # type: ignore[arg-type]
                 for (baseline,), part in rows.group_by("baseline", maintain_order=True)
             ),
         )

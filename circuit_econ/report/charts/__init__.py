@@ -1,9 +1,9 @@
 """Charts: a function each, from :class:`circuit_econ.report.frames.RunFrames` to Altair charts.
 
 Values are in nats per scored position, with their 95 % interval; all other bars and bands are
-± 1.96 standard errors. Each chart draws named datasets, and the charts name their choices alike
-(``baseline``, ``currency``, ``checkpoint``), so that a page can supply data and controls once for
-all of them.
+± 1.96 standard errors, with the integration error on top for incomes and flows. Each chart draws
+named datasets, and the charts name their choices alike (``baseline``, ``currency``,
+``checkpoint``), so that a page can supply data and controls once for all of them.
 """
 
 from circuit_econ.report.charts.economy import (

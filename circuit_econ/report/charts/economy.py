@@ -46,6 +46,7 @@ def capital_over_time(run: RunFrames, width: int | str = 860, data: str | None =
         .transform_filter("isValid(datum.edges)")
         .transform_calculate(
             told=told("share", "none").replace(" (no se)", ""),
+            settled="datum.converged === 'no' ? 'no: see the integration errors' : 'yes'",
             flag="datum.flagged ? 'yes: ablated loss beyond the error of the unigram loss' : 'no'",
         )
         .encode(x=step_axis(run.trade.steps))
@@ -60,6 +61,7 @@ def capital_over_time(run: RunFrames, width: int | str = 860, data: str | None =
         alt.Tooltip("baseline:N"),
         alt.Tooltip("told:N", title="capital share"),
         alt.Tooltip("flag:N", title="flagged"),
+        alt.Tooltip("settled:N", title="converged"),
     ]
     broken: Any = {"invalid": "break-paths-filter-domains"}
     layers = []

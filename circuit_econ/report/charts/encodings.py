@@ -12,6 +12,7 @@ import polars as pl
 
 from circuit_econ.report.frames import RunFrames
 from circuit_econ.report.theme import KIND_COLOURS, LIGHT
+from circuit_econ.report.words import Z95
 from circuit_econ.tables import Outcome
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "currency_choice",
     "end_or_value",
     "kind_scale",
+    "margin",
     "moment",
     "moment_title",
     "quantity_choice",
@@ -43,10 +45,6 @@ __all__ = [
 ]
 
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
-
-Z95: Final = 1.96
-"""Error bars and bands are this many standard errors to either side, except those of values, which
-show the interval in the ledger."""
 
 OF_BASELINE: Final = "(datum.baseline === baseline || !isValid(datum.baseline))"
 """Vega expression for the rows of the chosen baseline, and of none."""
@@ -119,6 +117,15 @@ def told(number: str, error: str, style: str = ".4~g") -> str:
         f"isValid(datum.{number}) ? format(datum.{number}, '{style}') + (isValid(datum.{error})"
         f" ? ' ± ' + format(datum.{error}, '.2~g') : ' (no se)') : '–'"
     )
+
+
+def margin(se: str = "se", error: str = "integration_error") -> str:
+    """Vega expression for half of the interval of an income or flow; null where it is unknown.
+
+    As :func:`circuit_econ.report.words.margin`.
+    """
+    known = f"isValid(datum.{se}) && isValid(datum.{error})"
+    return f"{known} ? {Z95} * datum.{se} + datum.{error} : null"
 
 
 def end_or_value(end: str) -> str:

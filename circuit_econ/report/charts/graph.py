@@ -13,6 +13,7 @@ from circuit_econ.report.charts.encodings import (
     OF_MOMENT,
     SHAPES,
     AnyChart,
+    margin,
     moment,
     moment_title,
     supply,
@@ -165,13 +166,13 @@ def _edges(trade: Trade, data: str | None) -> alt.Chart:
     return (
         alt.Chart(supply(trade.edges, data))
         .transform_filter(OF_EDGES)
-        .transform_calculate(flow="datum.signal + datum.crowding")
+        .transform_calculate(flow="datum.signal + datum.crowding", margin=margin())
         .transform_calculate(
             width="abs(datum.flow)",
             sign=f"datum.flow < 0 ? '{loses}' : '{earns}'",
             edge="datum.supplier + ' → ' + datum.buyer",
             key="datum.supplier + ' ' + datum.buyer + ' ' + datum.port",
-            told_flow=told("flow", "se"),
+            told_flow=told("flow", "margin"),
             told_effect=told("effect", "effect_se"),
             told_counts="datum.counts ? 'yes' + (datum.circuit ? ', inside ' + datum.circuit : '')"
             " : 'no'",
@@ -206,6 +207,7 @@ def _edge_tooltip(trade: Trade) -> list[alt.Tooltip]:
         alt.Tooltip("edge:N"),
         alt.Tooltip("port:N"),
         alt.Tooltip("told_flow:N", title="flow (nats)"),
+        alt.Tooltip("integration_error:Q", title="of it integration error", format=".2~g"),
         alt.Tooltip("signal:Q", format=".4~g"),
         alt.Tooltip("crowding:Q", format=".4~g"),
     ]
@@ -245,13 +247,14 @@ def _nodes(trade: Trade, data: str | None) -> alt.Chart:
     return (
         alt.Chart(supply(trade.nodes, data), name="nodes")
         .transform_filter(OF_MOMENT)
+        .transform_calculate(margin=margin())
         .transform_calculate(
             x="places[datum.component][0]",
             y="places[datum.component][1]",
             size="abs(datum.income || 0)",
             good="datum.share || 0",
             final="isValid(datum.income) ? datum.income - datum.capital : null",
-            told_income=told("income", "se"),
+            told_income=told("income", "margin"),
             told_value=told("value", "value_se"),
             **{f"told_{n}": _plain(n) for n in ("capital", "final", "bought", "upstreamness")},
         )

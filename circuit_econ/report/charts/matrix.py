@@ -10,10 +10,12 @@ from circuit_econ.report.charts.encodings import (
     OF_MOMENT,
     AnyChart,
     colour_limit,
+    margin,
     moment,
     moment_title,
     supply,
     themed,
+    told,
 )
 from circuit_econ.report.frames import RunFrames
 from circuit_econ.report.theme import FAINT
@@ -64,11 +66,15 @@ def flow_matrix(
     chart = (
         alt.Chart(supply(trade.edges, data))
         .transform_filter(f"{OF_MOMENT} && (port === '{ALL_PORTS}' || datum.port === port)")
-        .transform_calculate(flow="datum.signal + datum.crowding")
+        .transform_calculate(flow="datum.signal + datum.crowding", one=margin())
         .transform_aggregate(
-            flow="sum(flow)", ports="values(port)", groupby=["supplier", "buyer"]
+            flow="sum(flow)", reach="sum(one)", known="valid(one)", rows="count()",
+            ports="values(port)", groupby=["supplier", "buyer"],
         )
+        # Ports share sequences: together they are off by no more than one by one.
+        .transform_calculate(margin="datum.known === datum.rows ? datum.reach : null")
         .transform_calculate(
+            told_flow=told("flow", "margin"),
             edge="datum.supplier + ' → ' + datum.buyer",
             through="join(sort(pluck(datum.ports, 'port')), ', ')"
         )
@@ -79,7 +85,7 @@ def flow_matrix(
             color=colour,
             tooltip=[
                 alt.Tooltip("edge:N"),
-                alt.Tooltip("flow:Q", title="flow (nats)", format=".4~g"),
+                alt.Tooltip("told_flow:N", title="flow (nats)"),
                 alt.Tooltip("through:N", title="ports"),
             ],
         )

@@ -15,6 +15,7 @@ from circuit_econ.report.charts.encodings import (
     SHAPES,
     Z95,
     AnyChart,
+    margin,
     moment,
     moment_title,
     supply,
@@ -53,10 +54,11 @@ def signal_against_crowding(
     points = (
         _of_moment(supply(run.trade.nodes, data))
         .transform_filter("isValid(datum.income)")
+        .transform_calculate(margin=margin())
         .transform_calculate(
             crowding="datum.income - datum.signal",
             size="abs(datum.income)",
-            told_income=told("income", "se"),
+            told_income=told("income", "margin"),
         )
     )
     tips = [
@@ -105,7 +107,10 @@ def direct_against_mediated(
     ]
     x = _axis(rows, "direct", "direct value")
     y = _axis(rows, "mediated", "mediated value")
-    bars = [*_bars(points, "direct", "se", x, y), *_bars(points, "mediated", "mediated_se", y, x)]
+    bars = [
+        _bars(points, "direct", "se", x, y, flat=True),
+        _bars(points, "mediated", "mediated_se", y, x),
+    ]
     chart = alt.layer(
         *_cross(x, y, slope=1), *bars, *_named(points, x, y, tips, *_kinds(rows["component"]))
     )
@@ -120,7 +125,8 @@ def effect_against_flow(
 ) -> AnyChart:
     """Exact effect of each measured edge against its flow, at one checkpoint.
 
-    Bars are ± 1.96 standard errors; on the dashed line the two are equal.
+    Bars are ± 1.96 standard errors, those of flows with the integration error on top; on the dashed
+    line the two are equal.
 
     Args:
         run: A run with exact edges.
@@ -132,7 +138,9 @@ def effect_against_flow(
     points = (
         _of_moment(supply(run.trade.effects, data))
         .transform_filter("isValid(datum.flow)")
+        .transform_calculate(margin=margin("flow_se", "flow_error"))
         .transform_calculate(
+            told_flow=told("flow", "margin"),
             component="datum.supplier + ' → ' + datum.buyer"
             " + (datum.port === 'in' ? '' : ' ' + datum.port)",
             size="abs(datum.effect)",
@@ -142,7 +150,7 @@ def effect_against_flow(
     )
     tips = [
         alt.Tooltip("component:N", title="edge"),
-        alt.Tooltip("flow:Q", title="flow (nats)", format=".4~g"),
+        alt.Tooltip("told_flow:N", title="flow (nats)"),
         alt.Tooltip("told_effect:N", title="exact effect (nats)"),
         alt.Tooltip("why:N", title="chosen"),
     ]
@@ -152,7 +160,10 @@ def effect_against_flow(
         scale=alt.Scale(domain=["for its flow", "at random"]),
         legend=alt.Legend(title="edge chosen", orient="top"),
     )
-    bars = _bars(points, "effect", "se", y, x)
+    bars = [
+        _bars(points, "flow", "margin", x, y, errors=1.0, flat=True),
+        _bars(points, "effect", "se", y, x),
+    ]
     chart = alt.layer(*_cross(x, y, slope=1), *bars, *_named(points, x, y, tips, why))
     return _finished(chart, run, rows, width, steps, "exact effect against flow")
 
@@ -206,15 +217,25 @@ def _cross(x: _Axis, y: _Axis, slope: int) -> list[alt.Chart]:
     ]
 
 
-def _bars(points: alt.Chart, field: str, error: str, along: _Axis, other: _Axis) -> list[alt.Chart]:
-    """Error bars along one axis."""
+def _bars(
+    points: alt.Chart,
+    field: str,
+    error: str,
+    along: _Axis,
+    other: _Axis,
+    *,
+    errors: float = Z95,
+    flat: bool = False,
+) -> alt.Chart:
+    """Error bars along one axis, so many errors to either side."""
     ends = points.transform_filter(f"isValid(datum.{error})").transform_calculate(
-        low=f"datum.{field} - {Z95} * datum.{error}", high=f"datum.{field} + {Z95} * datum.{error}"
+        low=f"datum.{field} - {errors} * datum.{error}",
+        high=f"datum.{field} + {errors} * datum.{error}",
     )
     marked = ends.mark_rule(strokeWidth=1, opacity=0.6, color=FAINT, clip=True)
-    if field == "direct":
-        return [marked.encode(x=along.on(alt.X, "low"), x2="high:Q", y=other.on(alt.Y))]
-    return [marked.encode(y=along.on(alt.Y, "low"), y2="high:Q", x=other.on(alt.X))]
+    if flat:
+        return marked.encode(x=along.on(alt.X, "low"), x2="high:Q", y=other.on(alt.Y))
+    return marked.encode(y=along.on(alt.Y, "low"), y2="high:Q", x=other.on(alt.X))
 
 
 def _kinds(components: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
