@@ -18,7 +18,7 @@ SECTIONS = ["graph", "matrix", "crowding", "capital", "circuits", "stages", "exa
 @pytest.fixture(scope="module")
 def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     folder = tmp_path_factory.mktemp("trade")
-    ledger = traded_runs.trading_run(folder / "run", flagged={"zero": [100]})
+    ledger = traded_runs.trading_run(folder / "run", flagged={"zero": [100], "mean": [10]})
     visited = visit(browser, [ledger], folder / "report.html")
     yield visited
     visited.page.close()
@@ -202,7 +202,7 @@ def test_port_and_baseline_are_chosen(chosen: Visit) -> None:
     }
     found = {tip["edge"]: number(tip["flow (nats)"]) for tip in tips(chosen, "matrix")}
     assert found == pytest.approx(expected, rel=1e-3)
-    lanes = [tip for tip in tips(chosen, "circuits") if "joint value (nats)" in tip]
+    lanes = [tip for tip in tips(chosen, "circuits") if "roles" in tip]
     assert {tip["baseline"] for tip in lanes} == {"zero"}
 
 
@@ -226,7 +226,7 @@ def test_capital_share_tells_flags_and_gaps(opened: Visit) -> None:
     assert found["100", "zero"]["flagged"].startswith("yes")
     assert found["100", "mean"]["flagged"] == "no"
     assert found["0", "mean"]["capital share"].startswith("undefined")
-    assert opened.page.locator("#graph .notices").inner_text().count("zero baseline: step 100") == 1
+    assert opened.page.locator("#graph .notices").inner_text().count("mean baseline: step 10,") == 1
 
 
 def test_one_run_of_several_is_chosen(browser: Browser, tmp_path: Path) -> None:

@@ -160,10 +160,9 @@ def effect_against_flow(
         scale=alt.Scale(domain=["for its flow", "at random"]),
         legend=alt.Legend(title="edge chosen", orient="top"),
     )
-    bars = [
-        _bars(points, "flow", "margin", x, y, errors=1.0, flat=True),
-        _bars(points, "effect", "se", y, x),
-    ]
+    bars = [_bars(points, "effect", "se", y, x)]
+    if rows["flow_error"].is_not_null().any():  # else a bar would have no end anywhere
+        bars.append(_bars(points, "flow", "margin", x, y, errors=1.0, flat=True))
     chart = alt.layer(*_cross(x, y, slope=1), *bars, *_named(points, x, y, tips, why))
     return _finished(chart, run, rows, width, steps, "exact effect against flow")
 
