@@ -40,8 +40,8 @@ VALUES: dict[str, dict[str, list[Any]]] = {
     "CapacitySettings": {"every_layer": [False, True]},
     "CompositionSettings": {},
     "IncomeSettings": {
-        "nodes": [2, 4],
-        "most_nodes": [4, 8],
+        "nodes": [5, 9],
+        "most_nodes": [9, 17],
         "stages": [True, False],
         "reference_groups": [2, 0],
     },

@@ -141,13 +141,13 @@ def test_incomes_sum_to_the_product_the_better_the_more_nodes(case: zoo.Case) ->
     whole = model.sequence_losses(model.run(model.embed(at.tokens)), at.targets).sum()
     assert torch.allclose(clean, whole, atol=1e-9)
     gaps = []
-    for level in (1, 4):
+    for level in (2, 5):
         total = sum(
             weight * at.dialled.run(at.tokens, at.targets, at.bases, alpha).income.sum()
             for alpha, weight in zip(rule(level).nodes, rule(level).weights, strict=True)
         )
         gaps.append(abs(float(total - (ablated - clean))))
-    # Kinks of relu and clipping make it slow; smooth models are exact to 1e-6 with 32 nodes.
+    # Kinks of relu and clipping make it slow; smooth models are exact to 1e-6 with 33 nodes.
     assert gaps[1] < gaps[0] / 3
     assert gaps[1] < 5e-3 * float(max(clean, ablated))
 

@@ -82,7 +82,12 @@ print(json.dumps({"grew": now("VmHWM") - before}))
 
 
 def run(code: str, *arguments: object) -> dict[str, float]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "2",
+        "MALLOC_ARENA_MAX": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True, text=True, check=True, timeout=300, env=environment,
@@ -112,5 +117,6 @@ def test_reading_proving_and_making_takes_little_more_than_two_sets_of_weights(
             GPT2LMHeadModel(config).save_pretrained(tmp_path / name / f"checkpoint-{step}")
     size = (tmp_path / "large/checkpoint-0/model.safetensors").stat().st_size
     grew = run(LOADING, tmp_path)["grew"]
-    # The model that is measured, the next checkpoint's file, and what measuring itself takes.
-    assert size < grew < 2.2 * size + 40e6
+    # The model that is measured, the next checkpoint's file; what measuring takes, and what the
+    # allocator has not given back yet, vary between 20 and 60 MB. Copies kept make it 3.8 × and more.
+    assert size < grew < 2.2 * size + 65e6

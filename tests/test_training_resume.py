@@ -126,6 +126,6 @@ def test_a_damaged_resume_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as error:
         train(SMALL, small_data(), tmp_path)
     assert re.fullmatch(
-        re.escape(str(path)) + r" is damaged \(\w+\); delete it to train again from step 0",
+        re.escape(str(path)) + r" is damaged; delete it to train again from step 0 \(\w+: .*\)",
         str(error.value),
     )
