@@ -117,6 +117,6 @@ def test_reading_proving_and_making_takes_little_more_than_two_sets_of_weights(
             GPT2LMHeadModel(config).save_pretrained(tmp_path / name / f"checkpoint-{step}")
     size = (tmp_path / "large/checkpoint-0/model.safetensors").stat().st_size
     grew = run(LOADING, tmp_path)["grew"]
-    # The model that is measured, the next checkpoint's file; what measuring takes, and what the
-    # allocator has not given back yet, vary between 20 and 60 MB. Copies kept make it 3.8 × and more.
+    # The model that is measured and the next checkpoint's file. What measuring takes, and what the
+    # allocator has yet to give back, vary between 20 and 60 MB; copies that are kept make it 3.8 ×.
     assert size < grew < 2.2 * size + 65e6
