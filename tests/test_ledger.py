@@ -222,8 +222,21 @@ def test_without_seals_everything_is_measured_again(
             ce.open_ledger(out)
         return
     seals(out).write_bytes(content)
-    assert ce.open_ledger(out).tables == []
-    assert rows(again(run, out)) == expected
+    with pytest.raises(ce.LedgerError, match=r"seals were lost, .* \(and \d+ more\); walk again"):
+        ce.open_ledger(out)
+    assert rows(again(run, out)) == expected == rows(ce.open_ledger(out))
+
+
+def test_a_part_whose_seal_was_lost_is_not_left_out_in_silence(run: Path, out: Path) -> None:
+    expected = rows(ce.open_ledger(out))
+    lines = seals(out).read_text().splitlines()
+    kept = [line for line in lines if '"value", "step": 1,' not in line]
+    assert len(kept) < len(lines)
+    seals(out).write_text("\n".join(kept) + "\n")
+    lost = "seals were lost, nothing says what was written to value/step=0000000001/part-0.parquet"
+    with pytest.raises(ce.LedgerError, match=lost):
+        ce.open_ledger(out)
+    assert rows(again(run, out)) == expected == rows(ce.open_ledger(out))
 
 
 def test_a_kill_between_seal_and_part_leaves_what_was_there(tmp_path: Path) -> None:

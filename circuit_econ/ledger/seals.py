@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -116,11 +118,14 @@ class State:
         good: Parts that are what was written.
         bad: Parts that are sealed and are missing, or are not what was written: key to reason.
         stale: Whether seals should be written anew: they hold what no longer holds.
+        unsealed: Parts that are there and of which no seal says anything: a seal is written before
+            its part, so seals were lost.
     """
 
     good: dict[Key, Seal]
     bad: dict[Key, str]
     stale: bool
+    unsealed: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +198,31 @@ class Record:
                 stale = True  # a kill came before the part: it was never there
             else:
                 bad[key] = found
-        return State(good, bad, stale or bool(bad))
+        there = list(_parts(root))
+        # A step of which nothing else is there is somebody's copy, put beside what we wrote.
+        parts = Counter(step for _, step in {*there, *self.current})
+        unsealed = tuple(k for k in there if k not in self.current and parts[k[1]] > 1)
+        return State(good, bad, stale or bool(bad), unsealed)
 
 
 def joined(seals: Iterable[Seal]) -> str:
     """The text of a file of seals."""
     return "".join(seal.line for seal in seals) + "\n"
+
+
+def _parts(root: Path) -> Iterator[Key]:
+    """What lies where the parts of tables do."""
+    for table in TABLES:
+        if table in STEPLESS:
+            keys: Iterable[Key] = [(table, None)]
+        else:
+            try:
+                names = [entry.name for entry in os.scandir(parts_folder(root) / table)]
+            except OSError:
+                continue  # none were written, or the seals tell what is missing
+            numbers = (name.removeprefix("step=") for name in names)
+            keys = ((table, int(n)) for n in numbers if n.isascii() and n.isdecimal())
+        yield from (key for key in keys if part_file(root, key).exists())
 
 
 def _seal(line: str) -> Seal | None:

@@ -68,13 +68,13 @@ def open_ledger(path: str | Path) -> Ledger:
 
     Raises:
         LedgerError: If there is none, if its schema version is not the one this code reads, or if
-            a part is damaged or missing.
+            a part is damaged or missing, or its seal is.
     """
     root = Path(path)
     run = read_run(root)
     state = read_record(root).check(root)
     for _ in range(2):
-        if state.bad:  # a walk that is at work may have written it since
+        if state.bad or state.unsealed:  # a walk that is at work may have written it since
             state = read_record(root).check(root)
     if state.bad:
         (key, reason), *others = state.bad.items()
@@ -83,6 +83,14 @@ def open_ledger(path: str | Path) -> Ledger:
         raise LedgerError(
             f"ledger in {str(root)!r}: {name.as_posix()} {reason}{more}; walk again to have it "
             "measured again, or see what is wrong with circuit-econ audit"
+        )
+    if state.unsealed:
+        name = part_file(root, state.unsealed[0]).relative_to(parts_folder(root))
+        more = f" (and {len(state.unsealed) - 1} more)" if state.unsealed[1:] else ""
+        raise LedgerError(
+            f"ledger in {str(root)!r}: seals were lost, nothing says what was written to "
+            f"{name.as_posix()}{more}; walk again to have it measured again, or see what is wrong "
+            "with circuit-econ audit"
         )
     return Ledger(root, run, state.good)
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import torch
 
 from circuit_econ.model import Model
 from fuzz.catalogue import CASES, jobs
-from fuzz.running import VERDICTS, run
+from fuzz.planted import PLANTED
+from fuzz.running import HANG, VERDICTS, run
 
 
 def main() -> int:
@@ -24,16 +26,19 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", help="generator, or generator:number")
     parser.add_argument("--failures", type=Path, help="where failing cases are listed, as JSON")
+    parser.add_argument("--planted", action="store_true", help="cases that are known to fail")
     given = parser.parse_args()
+    cases = PLANTED if given.planted else CASES
     torch.set_num_threads(1)
     # Whatever is loaded late is loaded now, once for all workers.
     Model.initialise({"d_model": 4, "d_head": 2, "n_layers": 1, "n_ctx": 4, "d_vocab": 3})
-    chosen = jobs(given.cases, given.only)
+    chosen = jobs(cases, given.cases, given.only)
     began = time.perf_counter()
-    counts, failures = run(CASES, chosen, given.seed, given.workers)
+    hang = 3.0 if given.planted else HANG
+    counts, failures = run(cases, chosen, given.seed, given.workers, hang)
     shown = [v for v in VERDICTS if any(c[v] for c in counts.values()) or v not in ("other",)]
     print(f"{'':16}" + "".join(f"{v:>11}" for v in ("cases", *shown)))
-    for name, found in [*counts.items(), ("all", sum(counts.values(), type(counts["texts"])()))]:
+    for name, found in [*counts.items(), ("all", sum(counts.values(), Counter[str]()))]:
         figures = (found.total(), *(found[v] for v in shown))
         print(f"{name:16}" + "".join(f"{n:>11}" for n in figures))
     print(f"seed {given.seed}, {time.perf_counter() - began:.0f} s")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fuzz.checkpoints import configurations, names, pickles, safetensors
 from fuzz.ledgers import ledgers
 from fuzz.overrides import overrides
@@ -24,10 +26,10 @@ CASES: dict[str, Case] = {
 }
 
 
-def jobs(count: int, only: str | None = None) -> list[tuple[str, int]]:
+def jobs(cases: Iterable[str], count: int, only: str | None = None) -> list[tuple[str, int]]:
     """Cases by turns, so many in all; or those of one generator; or a single one."""
     name, _, number = (only or "").partition(":")
     if number:
         return [(name, int(number))]
-    chosen = [name] if name else list(CASES)
+    chosen = [name] if name else list(cases)
     return [(chosen[i % len(chosen)], i // len(chosen)) for i in range(count)]

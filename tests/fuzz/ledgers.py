@@ -174,7 +174,7 @@ def _spoil(shop: Shop, out: Path, rng: Random) -> str:
             part.unlink()
             return f"no {name}"
         case 3:
-            shutil.copy2(other, part)
+            part.write_bytes(other.read_bytes())
             return f"{name} is {other.relative_to(folder)}"
         case 4:
             return f"{name}: {special(part, rng)}"

@@ -57,7 +57,11 @@ class ForeignError(FuzzError):
 
 
 def run(
-    cases: Mapping[str, Case], jobs: Sequence[tuple[str, int]], seed: int, workers: int = 1
+    cases: Mapping[str, Case],
+    jobs: Sequence[tuple[str, int]],
+    seed: int,
+    workers: int = 1,
+    hang: float = HANG,
 ) -> tuple[dict[str, Counter[str]], list[Failure]]:
     """Run cases.
 
@@ -66,6 +70,7 @@ def run(
         jobs: Which of their cases: names and numbers.
         seed: Of everything; a case depends on it, its generator and its number alone.
         workers: How many run side by side.
+        hang: Seconds after which a case hangs.
 
     Returns:
         Counts of verdicts by generator, and what failed.
@@ -76,7 +81,7 @@ def run(
     counts = {name: Counter[str]() for name in cases}
     failures: list[Failure] = []
     try:
-        hands = [_Hand(root / f"worker-{i}", cases, seed) for i in range(workers)]
+        hands = [_Hand(root / f"worker-{i}", cases, seed, hang) for i in range(workers)]
         (root / "good").mkdir()
         waiting = list(reversed(jobs))
         while waiting or any(hand.job for hand in hands):
@@ -99,8 +104,8 @@ def run(
 class _Hand:
     """A worker process, forked anew when a case was the end of it."""
 
-    def __init__(self, place: Path, cases: Mapping[str, Case], seed: int) -> None:
-        self.place, self.cases, self.seed = place, cases, seed
+    def __init__(self, place: Path, cases: Mapping[str, Case], seed: int, hang: float) -> None:
+        self.place, self.cases, self.seed, self.hang = place, cases, seed, hang
         self.job: tuple[str, int] | None = None
         self.child: int | None = None
         self.began = 0.0
@@ -126,9 +131,9 @@ class _Hand:
                 self.child = None
                 found = {"verdict": "other", "detail": f"process ended: {status}", "notes": []}
                 found["notes"] = self._notes()
-        elif time.monotonic() - self.began > HANG:
+        elif time.monotonic() - self.began > self.hang:
             self.end()
-            found = {"verdict": "hang", "detail": f"{HANG} s", "notes": self._notes()}
+            found = {"verdict": "hang", "detail": f"{self.hang} s", "notes": self._notes()}
         else:
             return
         self.job = None
@@ -244,6 +249,8 @@ def _judge(case: Case, shop: Shop, rng: Random, watch: _Watch, place: Path) -> d
         verdict, detail = "unforeseen", str(error)
     except MemoryError as error:
         verdict, detail = "memory", str(error)
+    except FuzzError as error:
+        verdict, detail = "other", str(error)
     except BaseException as error:
         verdict = "traceback"
         detail = "".join(traceback.format_exception(error, limit=-8))[-1500:]
