@@ -1,11 +1,12 @@
-# demo: the main job. test, lint, bench: what the names say. Each prepares what it needs.
+# demo: the main job. test, lint, bench: what the names say. fuzz: thousands of damaged and hostile
+# inputs. kills: walks and every verb, killed at random moments. Each prepares what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # torch first and pinned: whatever depends on it must not bring another build.
 TORCH = $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench fuzz kills clean
 
 demo: $(VENV)/.ready
 	$(BIN)/circuit-econ walk study=quickstart
@@ -27,6 +28,17 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/walking.py
 	$(BIN)/python benchmarks/income.py
+
+# FUZZ_CASES, FUZZ_SEED; FUZZ_ONLY=generator, or generator:number to see one case again.
+FUZZ_CASES ?= 5000
+FUZZ_SEED ?= 0
+fuzz: $(VENV)/.ready-test
+	cd tests && PYTHONPATH=.. HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ../$(BIN)/python -m fuzz \
+		--cases $(FUZZ_CASES) --seed $(FUZZ_SEED) --only "$(FUZZ_ONLY)" \
+		--failures ../fuzz-failures.json
+
+kills: $(VENV)/.ready-test
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/kill_verbs.py --kills 200 --terminations 50
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache

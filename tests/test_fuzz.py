@@ -11,7 +11,7 @@ from pathlib import Path
 from fuzz.catalogue import CASES
 
 TESTS = Path(__file__).parent
-SEED, EACH = 7, 14
+SEED, EACH = 7, 12
 
 
 def fuzz(*arguments: object, code: int = 0) -> list[str]:
@@ -31,7 +31,7 @@ def test_some_cases_of_every_generator() -> None:
     assert [row.split()[-len(head.split())] for row in rows[:-1]] == [str(EACH)] * len(CASES)
     total = [int(n) for n in rows[-1].split()[1:]]
     # Most of what is hostile is refused, and much of the rest is compared with an oracle.
-    assert total[1] > 40 and total[2] > 15 and sum(total[4:]) == 0
+    assert total[1] > 40 and total[2] > 20 and sum(total[4:]) == 0
 
 
 BAD = {
@@ -43,10 +43,10 @@ BAD = {
 
 def test_what_goes_wrong_is_counted(tmp_path: Path) -> None:
     listed = tmp_path / "failures.json"
-    lines = fuzz("--planted", "--cases", 2 * len(BAD), "--failures", listed, code=1)
+    lines = fuzz("--planted", "--cases", len(BAD), "--failures", listed, code=1)
     failures = json.loads(listed.read_text())
     assert {f["generator"]: f["verdict"] for f in failures} == BAD
     # A worker that was lost is replaced: every case had its turn.
-    assert len(failures) == 2 * len(BAD)
+    assert len(failures) == len(BAD)
     assert lines[0].split()[0] == "cases"
     assert {note for f in failures for note in f["notes"]} == {"about to"}

@@ -227,13 +227,23 @@ def test_without_seals_everything_is_measured_again(
     assert rows(again(run, out)) == expected == rows(ce.open_ledger(out))
 
 
-def test_a_part_whose_seal_was_lost_is_not_left_out_in_silence(run: Path, out: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "file"),
+    [
+        ('"value", "step": 1,', "value/step=0000000001/part-0.parquet;"),
+        ('"step": 4,', r"checkpoints/step=0000000004/part-0.parquet \(and 3 more\);"),
+        ('"components"', "components/part-0.parquet;"),
+    ],
+)
+def test_a_part_whose_seal_was_lost_is_not_left_out_in_silence(
+    run: Path, out: Path, line: str, file: str
+) -> None:
     expected = rows(ce.open_ledger(out))
     lines = seals(out).read_text().splitlines()
-    kept = [line for line in lines if '"value", "step": 1,' not in line]
+    kept = [one for one in lines if line not in one]
     assert len(kept) < len(lines)
     seals(out).write_text("\n".join(kept) + "\n")
-    lost = "seals were lost, nothing says what was written to value/step=0000000001/part-0.parquet"
+    lost = f"seals were lost, nothing says what was written to {file}"
     with pytest.raises(ce.LedgerError, match=lost):
         ce.open_ledger(out)
     assert rows(again(run, out)) == expected == rows(ce.open_ledger(out))

@@ -249,3 +249,25 @@ def test_lightning_files_beside_a_hugging_face_configuration(tmp_path: Path) -> 
     assert trajectory.steps == (300,)
     assert trajectory.read(300).tensors.keys() == source.tensors.keys()
     assert audit(trajectory, inventory).height == 0
+
+
+def test_numbers_beyond_those_of_the_walk_are_refused_there_alone(tmp_path: Path) -> None:
+    case = case_named("tl-lnpre")
+    for step in (1, 2, 3):
+        file = case.save(tmp_path / "run", step, seed=step, dtype=torch.float64)
+    name = "blocks.1.attn.W_K"
+    tensors = load_file(file)
+    tensors[name][0, 0, 0] = 1e300  # an infinity in float32, whose loss may well be finite
+    save_file(tensors, file)
+    data = ce.Evaluation(tokens_of(case, 3, seed=1))
+    found = {
+        dtype: ce.walk(open_trajectory(tmp_path / "run"), data, ["capacity"], ["zero"],
+                       tmp_path / dtype, "cpu", dtype=dtype).table("checkpoints").collect()
+        for dtype in ("float32", "float64")
+    }  # fmt: skip
+    assert found["float32"]["status"].to_list() == ["measured", "measured", "failed"]
+    assert found["float32"]["reason"][2] == (
+        f"{file}: tensor {name!r} holds values beyond float32, where they are infinite; walk with "
+        "dtype=float64"
+    )
+    assert found["float64"]["status"].to_list() == ["measured"] * 3

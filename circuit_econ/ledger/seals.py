@@ -201,7 +201,8 @@ class Record:
         there = list(_parts(root))
         # A step of which nothing else is there is somebody's copy, put beside what we wrote.
         parts = Counter(step for _, step in {*there, *self.current})
-        unsealed = tuple(k for k in there if k not in self.current and parts[k[1]] > 1)
+        lost = (k for k in there if k not in self.current)
+        unsealed = tuple(k for k in lost if k[1] is None or parts[k[1]] > 1)
         return State(good, bad, stale or bool(bad), unsealed)
 
 

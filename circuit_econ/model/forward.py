@@ -76,10 +76,10 @@ class Model:
 
         Raises:
             CheckpointError: If the architecture or a field is not supported, or a tensor is
-                missing, misshapen, or holds NaN or infinity.
+                missing, misshapen, or holds NaN, infinity or what ``dtype`` does not hold.
         """
         config = read_config(source)
-        weights = read_weights(source, config)
+        weights = read_weights(source, config, dtype)
         place = torch.device(device)
 
         def settle(tensor: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def main() -> int:
     Model.initialise({"d_model": 4, "d_head": 2, "n_layers": 1, "n_ctx": 4, "d_vocab": 3})
     chosen = jobs(cases, given.cases, given.only)
     began = time.perf_counter()
-    hang = 3.0 if given.planted else HANG
+    hang = 8.0 if given.planted else HANG
     counts, failures = run(cases, chosen, given.seed, given.workers, hang)
     shown = [v for v in VERDICTS if any(c[v] for c in counts.values()) or v not in ("other",)]
     print(f"{'':16}" + "".join(f"{v:>11}" for v in ("cases", *shown)))

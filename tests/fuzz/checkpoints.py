@@ -175,7 +175,8 @@ def _check_numbers(ledger: ce.Ledger) -> None:
     for name in ledger.tables:
         table = ledger.table(name).collect()
         for column in table.select(cs.float()).iter_columns():
-            if column.is_nan().any():
+            # The norm of a tensor that holds NaN is NaN: the table says what is there.
+            if column.is_nan().any() and (name, column.name) != ("tensors", "norm"):
                 raise SilentError(f"NaN in {name}.{column.name}")
 
 

@@ -45,8 +45,12 @@ def _loss(logits: Tensor, tokens: Tensor) -> float:
     return -float(of_next.mean())
 
 
+_LARGE = 1e15
+"""Norms are computed in float32 even in float64; squares of such activations are infinite there."""
+
+
 class _PartlyError(Exception):
-    """A library would have filled in what is not there."""
+    """A library would have filled in what is not there, or computes less than exactly."""
 
 
 @torch.no_grad()
@@ -58,6 +62,8 @@ def _transformers(weights: Path, _config: Path, tokens: Tensor, dtype: torch.dty
         local_files_only=True, trust_remote_code=False,
     )  # fmt: skip
     if any(info[key] for key in ("missing_keys", "mismatched_keys", "error_msgs")):
+        raise _PartlyError
+    if dtype is torch.float64 and any(float(p.abs().max()) > _LARGE for p in model.parameters()):
         raise _PartlyError
     return model.eval()(tokens, use_cache=False, return_dict=True).logits
 

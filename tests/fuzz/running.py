@@ -126,6 +126,8 @@ class _Hand:
             line = self.answer.readline()
             if line:
                 found = json.loads(line)
+                if found["verdict"] == "memory":
+                    self.end()  # what it took does not come back
             else:  # the worker died
                 _, status = os.waitpid(self.child or 0, 0)
                 self.child = None
@@ -226,8 +228,6 @@ def _work(place: Path, cases: Mapping[str, Case], seed: int, jobs: Any, answers:
         found = _judge(cases[name], shop, Random(f"{seed} {name} {number}"), watch, place)
         answers.write(json.dumps({**found, "notes": shop.notes}) + "\n")
         answers.flush()
-        if found["verdict"] == "memory":
-            os._exit(0)  # what it took does not come back
 
 
 def _judge(case: Case, shop: Shop, rng: Random, watch: _Watch, place: Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -142,12 +142,20 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.to(dtype), other.to(dtype))
 
 
-def read_weights(source: Source, config: ModelConfig) -> Weights:
+def read_weights(
+    source: Source, config: ModelConfig, dtype: torch.dtype = torch.float64
+) -> Weights:
     """Canonical weights, sharing memory with the source where the arrangement allows it.
+
+    Args:
+        source: Where they come from.
+        config: The function of the model.
+        dtype: Of the numbers that they are to become, which must hold them.
 
     Raises:
         CheckpointError: If a tensor is missing, has another shape than the configuration asks for,
-            holds NaN or infinity, or would be left unused although it changes the function.
+            holds NaN, infinity or what ``dtype`` does not hold, or would be left unused although it
+            changes the function.
     """
     mapping = _MAPPINGS[config.architecture]
     tensors = Tensors(source, prefix=mapping.PREFIX)
@@ -161,10 +169,21 @@ def read_weights(source: Source, config: ModelConfig) -> Weights:
             raise CheckpointError(
                 f"{source.origin}: tensor {name!r} holds {bad} values that are NaN or infinite"
             )
+        if not all(bool(piece.to(dtype).isfinite().all()) for piece in _wider(pieces, dtype)):
+            raise CheckpointError(
+                f"{source.origin}: tensor {name!r} holds values beyond {str(dtype)[6:]}, where "
+                "they are infinite; walk with dtype=float64"
+            )
     if source.format is Format.TRANSFORMER_LENS:
         native.refuse_unused(source, tensors.read, _ignored(source, config))
         native.check_tables(source, config)
     return weights
+
+
+def _wider(pieces: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """Pieces whose numbers reach further than those of ``dtype``."""
+    reach = torch.finfo(dtype).max
+    return [p for p in pieces if p.is_floating_point() and torch.finfo(p.dtype).max > reach]
 
 
 def inventory(source: Source) -> Inventory:
