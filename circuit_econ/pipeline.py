@@ -176,11 +176,12 @@ def measure(
     check_identity(model, evaluation.tokens[:1])
     plan = chosen.plan(model.config, evaluation.length)
     tables: dict[str, pl.DataFrame] = {}
+    reached: dict[str, pl.DataFrame] = {}
     with numbers(chosen.rounding):
         for one in chosen.measures:
             one.check(model.config, chosen.options[one.name])
-            context = chosen.context(model, evaluation, 0, plan)
-            context.tables, context.untrained = tables, chosen.untrained(source)
+            context = chosen.context(model, evaluation, 0, plan, source)
+            context.tables, context.reached = tables, reached
             found = one.run(context, chosen.options[one.name])
             tables |= found
             if one.across is not None:
@@ -207,6 +208,7 @@ class _Walker:
         self.noticed, self.model = noticed, model
         self.prover = Prover(evaluation, trajectory.steps[-1])
         self.cache: Path | None = None
+        self.reached: dict[str, pl.DataFrame] = {}
         self.waited = 0.0
 
     def visit(self, loaded: Loaded) -> None:
@@ -290,9 +292,8 @@ class _Walker:
                 continue
             options = self.settings.options[one.name]
             one.check(model.config, options)
-            context = self.settings.context(model, self.evaluation, step, self.plan)
-            context.tables, context.cache = tables, self.cache
-            context.untrained = self.settings.untrained(source)
+            context = self.settings.context(model, self.evaluation, step, self.plan, source)
+            context.tables, context.cache, context.reached = tables, self.cache, self.reached
             share = 1 / len(self.settings.measures)
             context.progress = lambda done, at=number, name=one.name, share=share: (
                 self.progress.fraction(name, (at + done) * share)

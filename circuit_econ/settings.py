@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -113,13 +114,32 @@ class Settings:
         """How to cut the work."""
         return Plan.choose(config, length, self.device, self.room, self.dtype)
 
-    def untrained(self, source: Source) -> Untrained:
-        """Models of a checkpoint's shape that were never trained, in these numbers."""
-        return Untrained(source.format, dict(source.config), self.load)
+    def context(
+        self,
+        model: Model,
+        evaluation: Evaluation,
+        step: int,
+        plan: Plan,
+        source: Source | None = None,
+    ) -> Context:
+        """What a measure is given at one checkpoint.
 
-    def context(self, model: Model, evaluation: Evaluation, step: int, plan: Plan) -> Context:
-        """What a measure is given at one checkpoint."""
-        return Context(model, evaluation, step, self.baselines, plan, self.seed, self.precision)
+        Args:
+            model: The checkpoint's.
+            evaluation: The sequences.
+            step: The checkpoint.
+            plan: How to cut the work.
+            source: What the model was made of. It says what models of its shape are like that were
+                never trained, and so by what flows count if a measure counts them. None: a
+                rehearsal.
+        """
+        context = Context(model, evaluation, step, self.baselines, plan, self.seed, self.precision)
+        if source is not None:
+            context.untrained = Untrained(source.format, dict(source.config), self.load)
+            for one in self.measures:
+                if one.bounds is not None:
+                    context.bounds = partial(one.bounds, context, self.options[one.name])
+        return context
 
 
 def check_names(measures: Sequence[str], baselines: Sequence[str], dtype: str) -> None:

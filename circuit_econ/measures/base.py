@@ -38,8 +38,9 @@ class Context:
         tables: What measures before this one wrote of the same checkpoint.
         untrained: Models of the same shape that were never trained, by seed.
         cache: Folder for what other runs of the same shape need again; None keeps nothing.
+        reached: What untrained models reached, kept for all contexts of a run; None keeps nothing.
         bounds: From a baseline to what a flow must exceed to count, by class of edges; None where
-            nobody asked which count.
+            nobody asked which count, there or under any baseline.
     """
 
     model: Model
@@ -53,7 +54,8 @@ class Context:
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     untrained: Untrained | None = None
     cache: Path | None = None
-    bounds: Callable[[str], Mapping[str, float]] | None = None
+    reached: dict[str, pl.DataFrame] | None = None
+    bounds: Callable[[str], Mapping[str, float] | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Measure:
         needs: Measures whose tables it reads: they are measured with it.
         across: Tables that are made of its own tables of all checkpoints, after the walk: from
             those, by name, to rows of all steps.
+        bounds: For a measure that counts flows: what they must exceed, from a context, settings and
+            a baseline (:attr:`Context.bounds`).
         version: Of its numbers: raised when the same checkpoint gives others than before. A ledger
             holds numbers of one version.
     """
@@ -89,4 +93,5 @@ class Measure:
     check: Callable[[ModelConfig, Any], None] = lambda _config, _settings: None
     needs: tuple[str, ...] = ()
     across: Callable[[Mapping[str, pl.DataFrame], Any], Mapping[str, pl.DataFrame]] | None = None
+    bounds: Callable[[Context, Any, str], Mapping[str, float] | None] | None = None
     version: int = 1

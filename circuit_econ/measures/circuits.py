@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import sqrt
 from typing import Any
@@ -90,7 +90,7 @@ def run(context: Context, settings: CircuitSettings) -> Mapping[str, pl.DataFram
     Raises:
         ConfigurationError: If the flows of the baseline were not measured.
     """
-    baseline = settings.baseline or str(context.baselines[0])
+    baseline = _baseline(context, settings)
     if baseline not in context.baselines:
         raise unknown("baseline of measures.circuits", baseline, context.baselines)
     flows, effects = (
@@ -134,6 +134,24 @@ def run(context: Context, settings: CircuitSettings) -> Mapping[str, pl.DataFram
             },
         ),
     }
+
+
+def _baseline(context: Context, settings: CircuitSettings) -> str:
+    return settings.baseline or str(context.baselines[0])
+
+
+def flow_bounds(
+    context: Context, settings: CircuitSettings, baseline: str
+) -> Mapping[str, float] | None:
+    """What a flow must exceed to count, by class of edges; None where flows are not looked at.
+
+    Where effects count as well, flows and effects share the level, and the bound is a little more.
+    """
+    if baseline != _baseline(context, settings):
+        return None
+    at, of = context.baselines.index(baseline), len(context.baselines)
+    told = replace(context, progress=lambda done: context.progress((at + done) / of))
+    return bounds(_untrained(told, baseline, None, settings.untrained))
 
 
 def _untrained(
@@ -293,5 +311,6 @@ CIRCUITS = Measure(
     depths=depths,
     needs=("income",),
     across=across,
+    bounds=flow_bounds,
     version=2,
 )

@@ -44,6 +44,9 @@ _MOST = 513
 _SHARE = 0.1
 """Largest error of a flow, as a share of what decides whether it counts."""
 
+_NOTHING = 1e-6
+"""Nats that no flow need be settled to: rounding in float32 is of that size."""
+
 
 @dataclass
 class IncomeSettings:
@@ -95,8 +98,9 @@ def run(context: Context, settings: IncomeSettings) -> Mapping[str, pl.DataFrame
     - no income moves by more than 1 % of the product or 1e-3 nats (``component_error``), and what
       the rule misses of the known losses from node to node (``missed``) is no more than that;
     - the integration error of every flow is at most a tenth of what decides whether it counts: of
-      its bound, if that is known (:attr:`~circuit_econ.measures.base.Context.bounds`; else of 1 %
-      of the product or 1e-3 nats) and z standard errors, or of its own size, if that is more.
+      its bound, if ``circuits`` counts flows under this baseline
+      (:attr:`~circuit_econ.measures.base.Context.bounds`; else of 1 % of the product or 1e-3 nats)
+      and z standard errors, or of its own size, if that is more. A millionth of a nat is nothing.
 
     Where that is not so with ``most_nodes`` the economy has not ``converged``: it is named in the
     log, and its integration errors say what may be read of it. ``gap`` is what the incomes sum to
@@ -210,7 +214,7 @@ def _needed(
         classes = (edge_class(port.buyer) for _, port in economy.pairs)
         reach = torch.tensor([bounds[name] for name in classes], dtype=flow.dtype)
     reach += sampling_quantile(len(flow)) * se.nan_to_num(0.0)
-    return _SHARE * torch.maximum(reach, flow.abs())
+    return (_SHARE * torch.maximum(reach, flow.abs())).clamp(min=_NOTHING)
 
 
 def _numbers(tensor: Tensor) -> list[float | None]:

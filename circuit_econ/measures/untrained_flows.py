@@ -77,6 +77,7 @@ def largest_of_untrained(
     Measured on the evaluation sequences of the context. With a ``cache`` each model is measured
     once per shape, data and baseline, whoever asks; a run that is stopped goes on where it was. A
     cache that is damaged is made anew, one that cannot be written is done without; the log says so.
+    With ``reached`` a run does not even look there twice.
 
     Args:
         context: Whose data are measured on.
@@ -88,12 +89,27 @@ def largest_of_untrained(
     Returns:
         Columns ``seed``, ``class``, ``largest`` (nats per scored position).
     """
-    wanted = None
-    if context.cache is not None:
-        wanted = context.cache / f"{_digest(context, untrained, baseline, cut)}.json"
+    digest = _digest(context, untrained, baseline, cut)
+    wanted = None if context.cache is None else context.cache / f"{digest}.json"
+    reached = {} if context.reached is None else context.reached
+    seeds = range(_FIRST_SEED, _FIRST_SEED + count)
+    if digest not in reached or not set(seeds) <= set(reached[digest]["seed"]):
+        reached[digest] = _measured(context, untrained, baseline, seeds, cut, wanted)
+    return reached[digest].filter(pl.col("seed") < seeds.stop)
+
+
+def _measured(
+    context: Context,
+    untrained: Untrained,
+    baseline: str,
+    seeds: range,
+    cut: int | None,
+    wanted: Path | None,
+) -> pl.DataFrame:
+    """The models of some seeds, and whatever else is kept in a file."""
     with _alone(wanted) as path:
         known = pl.DataFrame(schema=_KEPT) if path is None else _read(path)
-        for seed in range(_FIRST_SEED, _FIRST_SEED + count):
+        for seed in seeds:
             if seed in known["seed"]:
                 continue
             other = replace(context, model=untrained(seed), progress=lambda _: None)
@@ -105,8 +121,8 @@ def largest_of_untrained(
             known = pl.concat([known, rows])
             if path is not None and not _write(known, path):
                 path = None
-            context.progress(0.5 * (seed - _FIRST_SEED + 1) / count)
-    return known.filter(pl.col("seed") < _FIRST_SEED + count)
+            context.progress(0.5 * (seed - seeds.start + 1) / len(seeds))
+    return known
 
 
 def _class_of(edge: tuple[str, str, str]) -> str:
