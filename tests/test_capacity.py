@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import plain
 import polars as pl
@@ -11,13 +13,16 @@ import torch
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+import circuit_econ as ce
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Context, Plan
 from circuit_econ.measures.capacity import CAPACITY, CapacitySettings
 from circuit_econ.measures.directions import direction_shares, ov_write_vectors
 from circuit_econ.measures.ranks import effective_rank, product_spectrum, spectrum, stable_rank
-from circuit_econ.model import Model, inventory
+from circuit_econ.model import Format, Model, Source, inventory
+from circuit_econ.model.bridge import boot, source_of
 
 CASES = pytest.mark.parametrize("case", zoo.CASES, ids=lambda c: c.name)
 SEEDS = st.integers(0, 10_000)
@@ -190,3 +195,31 @@ def test_write_vectors_span_the_map() -> None:
         product = output[h] @ value[h]
         # W Wᵀ is the sum of σ² u uᵀ.
         assert torch.allclose(vectors[h].mT @ vectors[h], product @ product.mT, atol=1e-9)
+
+
+def test_a_bridge_in_hand_counts_what_its_file_does(tmp_path: Path) -> None:
+    config = {
+        "n_layers": 1, "n_heads": 2, "d_model": 8, "d_head": 4, "d_mlp": 16, "n_ctx": 6,
+        "d_vocab": 20, "act_fn": "gelu", "normalization_type": "LN",
+    }  # fmt: skip
+    tensors = Model.initialise(config).to_transformer_lens()
+    assert not tensors.pop("unembed.b_U").any()  # models trained here have one
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(tensors, tmp_path / "step_0.safetensors")
+    bridge = boot(Source(Format.TRANSFORMER_LENS, config, tensors, "a model"))
+    # TransformerLens gives the head a bias of zeros that nobody trains.
+    assert bridge.unembed.b_U.numel() == 20 and not bridge.unembed.b_U.any()
+    data = Evaluation(torch.arange(12).view(2, 6))
+    in_hand = ce.measure(bridge, data, ["capacity"])["capacity"]
+    ledger = ce.walk(ce.open_trajectory(tmp_path), data, ["capacity"], out=tmp_path / "run")
+    weights = pl.col("currency").is_in(["parameters", "squared_norm"])
+    rows = [t.filter(weights).sort("component", "currency") for t in (
+        in_hand, ledger.table("capacity").collect())]  # fmt: skip
+    assert rows[0].equals(rows[1])
+    counted = rows[0].filter(pl.col("currency") == "parameters")
+    assert counted["amount"].sum() == sum(p.numel() for p in bridge.original_model.parameters())
+    unembed = counted.filter(pl.col("component") == "unembed")["amount"].to_list()
+    assert unembed == [8 * 20]
+    # One that says something is part of the function, and kept.
+    bridge.original_model.head.original_component.bias[3] = 0.5
+    assert source_of(bridge).tensors["unembed.b_U"][3] == 0.5

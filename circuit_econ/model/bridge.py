@@ -74,9 +74,16 @@ def source_of(bridge: Any) -> Source:
         )
     module = bridge.original_model
     # The wrappers share storage with what they wrap; their names are removed.
+    # A head without a bias is given one of zeros, which is a buffer: no parameter, and in no file.
+    made_up = {
+        name
+        for name, tensor in module.named_buffers()
+        if name.endswith(".bias") and not tensor.any()
+    }
     state = {
         name.replace("._original_component", ""): tensor.detach()
         for name, tensor in module.state_dict().items()
+        if name not in made_up
     }
     if bridge.cfg.architecture == _NATIVE:
         config = {k: v for k, v in bridge.cfg.to_dict().items() if not k.startswith("_")}

@@ -119,6 +119,8 @@ class Model:
     ) -> Model:
         """A TransformerLens-native model with the random weights its own initialisation draws.
 
+        Its unembedding has a bias that can be trained, which TransformerLens' own model has not.
+
         Args:
             config: Fields of ``TransformerBridgeConfig``.
             seed: Seed of the initialisation.
@@ -128,9 +130,10 @@ class Model:
         from circuit_econ.model.bridge import boot, source_of
 
         source = Source(Format.TRANSFORMER_LENS, {**config, "seed": seed}, {}, "a new model")
-        fresh = source_of(boot(source))
+        tensors = source_of(boot(source)).tensors
+        tensors["unembed.b_U"] = tensors["unembed.W_U"].new_zeros(len(tensors["unembed.W_U"].T))
         return cls.from_source(
-            Source(Format.TRANSFORMER_LENS, config, fresh.tensors, "a new model"), dtype, device
+            Source(Format.TRANSFORMER_LENS, config, tensors, "a new model"), dtype, device
         )
 
     def to_transformer_lens(self) -> dict[str, Tensor]:
