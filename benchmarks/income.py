@@ -1,4 +1,4 @@
-"""Income and all flows beside plain training passes and TransformerLens' edge attribution.
+"""Income and all flows beside plain training passes and two edge attributions.
 
 Run by `make bench`; writes INCOME.md. The contestants take turns on the same weights and the same
 batch, several rounds; medians and ranges are reported. Nothing else should run meanwhile.
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from attribution import edge_attribution
 from contestants import Timed, timed
 from machine import processor, version
 from shapes import SHAPES, Shape
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Context, Plan
+from circuit_econ.measures.income import INCOME, IncomeSettings
 from circuit_econ.measures.income_economy import Economy
 from circuit_econ.model import Format, Model, Source
 from circuit_econ.model.bridge import boot
@@ -41,14 +43,23 @@ by `make bench`.
 One node: a forward pass, a backward pass, all incomes and all flows of a batch, split into signal
 and crowding; the mean of {nodes} nodes. A plain pass: forward, loss and backward of the same model
 in float32 with scaled-dot-product attention on the same batch, gradients of all weights included
-(of the activations alone in brackets). Edge attribution: TransformerLens' `attribution_patch` at
-edge granularity, which is one node, and which it takes sequence by sequence: two forward passes and
-a backward pass each. Zero baseline, random tokens. Medians of rounds taken by turns, ratios with
-their range. Memory: most MB beyond what was held before.
+(of the activations alone in brackets). Zero baseline, random tokens. Medians of rounds taken by
+turns, ratios with their range. Memory: most MB beyond what was held before.
 
-| shape | edges | tokens | plain, s | income, s per node | income / plain | edge attribution, s | \
-attribution / income | plain, MB | income, MB | attribution, MB |
-|---|---|---|---|---|---|---|---|---|---|---|"""
+Whole: what `measure=[income]` takes under the mean baseline as it comes, with stages, errors by a
+jackknife over the reference, and as many nodes as it wants (in brackets); one run, in plain
+passes.
+
+Two peers, each one node. *Batched*: edge attribution by copies of the stream (`attribution.py`),
+one forward and one backward pass of the whole batch, summed over positions as income is: equal work
+per node, save that it does not split off crowding. *TransformerLens*: its `attribution_patch` at
+edge granularity, sequence by sequence, two forward passes and a backward pass each. It scores every
+position of every sequence one by one, which is more than is asked for here: not equal work.
+
+| shape | edges | tokens | plain, s | income, s per node | income / plain | whole / plain | \
+batched attribution, s | income per node / batched attribution | TransformerLens, s | plain, MB | \
+income, MB | batched, MB | TransformerLens, MB |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def plain_pass(
@@ -94,7 +105,7 @@ def plain_pass(
     return run
 
 
-def attribution(bridge: Any, tokens: Tensor, targets: Tensor) -> None:
+def position_by_position(bridge: Any, tokens: Tensor, targets: Tensor) -> None:
     """Edge attribution of every sequence, patched from the same tokens shifted by one."""
     from transformer_lens.tools.analysis.attribution_patching import (
         EdgeAttributionConfig,
@@ -124,7 +135,7 @@ def contest(shape: Shape, device: torch.device, rounds: int) -> str:
     context = Context(model, data, 0, ("zero",), Plan(panel=len(tokens)))
     economy = Economy(context, "zero")
     whole = plain_pass(shape, source, device, weights=True)
-    bare = plain_pass(shape, source, device, weights=False)
+    without = plain_pass(shape, source, device, weights=False)
     bridge = boot(source)
     if device.type == "cuda":
         bridge.to(device)
@@ -138,12 +149,13 @@ def contest(shape: Shape, device: torch.device, rounds: int) -> str:
 
     works = {
         "plain": nothing(lambda: whole(tokens, targets)),
-        "bare": nothing(lambda: bare(tokens, targets)),
+        "bare": nothing(lambda: without(tokens, targets)),
         "income": nothing(lambda: economy.integrate(LEVEL)),
-        "attribution": nothing(lambda: attribution(bridge, tokens, targets)),
+        "batched": nothing(lambda: edge_attribution(model, tokens, targets, None)),
+        "lens": nothing(lambda: position_by_position(bridge, tokens, targets)),
     }
     if shape.config.get("model_type") != "gpt_neox":
-        del works["attribution"]  # it refuses grouped queries, and TransformerLens' native models
+        del works["lens"]  # it refuses grouped queries, and TransformerLens' native models
     found: dict[str, list[Timed]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
@@ -152,21 +164,30 @@ def contest(shape: Shape, device: torch.device, rounds: int) -> str:
                 found[name].append(run)
     seconds = {k: statistics.median(t.seconds for t in v) for k, v in found.items()}
     memory = {k: f"{max(t.memory for t in v) / 1e6:.0f}" for k, v in found.items()}
-    pairs = list(zip(found["income"], found["plain"], strict=True))
-    ratios = [a.seconds / NODES / b.seconds for a, b in pairs]
-    bare_ratio = seconds["income"] / NODES / seconds["bare"]
-    node = seconds["income"] / NODES
-    other = ("refuses", "–", "–")
-    if "attribution" in works:
-        took = seconds["attribution"]
-        other = (f"{took:.2f}", f"{took / node:.1f}", memory["attribution"])
+    nodes = [run.seconds / NODES for run in found["income"]]
+    plain, batched = (
+        [node / run.seconds for node, run in zip(nodes, found[peer], strict=True)]
+        for peer in ("plain", "batched")
+    )
+    node = statistics.median(nodes)
+    bare = node / seconds["bare"]
+    tables: dict[str, Any] = {}
+    asked = Context(model, data, 0, ("mean",), Plan(panel=len(tokens)))
+    whole_run = timed(nothing(lambda: tables.update(INCOME.run(asked, IncomeSettings()))))
+    lens = (f"{seconds['lens']:.2f}", memory["lens"]) if "lens" in works else ("refuses", "–")
     return (
         f"| {shape.name} | {len(economy.pairs)} | {tokens.shape[0]} × {tokens.shape[1]} | "
         f"{seconds['plain']:.3f} ({seconds['bare']:.3f}) | {node:.3f} | "
-        f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}–{max(ratios):.2f}; "
-        f"{bare_ratio:.2f}) | {other[0]} | {other[1]} | {memory['plain']} | {memory['income']} | "
-        f"{other[2]} |"
+        f"{_spread(plain, f'; {bare:.2f}')} | "
+        f"{whole_run.seconds / seconds['plain']:.0f} ({tables['income_gap']['nodes'][0]} nodes) | "
+        f"{seconds['batched']:.3f} | {_spread(batched)} | {lens[0]} | "
+        f"{memory['plain']} | {memory['income']} | {memory['batched']} | {lens[1]} |"
     )
+
+
+def _spread(ratios: Sequence[float], more: str = "") -> str:
+    """Median and range."""
+    return f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}–{max(ratios):.2f}{more})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
