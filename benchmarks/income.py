@@ -24,7 +24,7 @@ from torch import Tensor
 
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Context, Plan
-from circuit_econ.measures.income import INCOME, IncomeSettings
+from circuit_econ.measures.income import INCOME, IncomeSettings, cut_of
 from circuit_econ.measures.income_economy import Economy
 from circuit_econ.model import Format, Model, Source
 from circuit_econ.model.bridge import boot
@@ -133,7 +133,7 @@ def contest(shape: Shape, device: torch.device, rounds: int) -> str:
     tokens, targets = data.tokens.to(device), data.targets.to(device)
     model = Model.from_source(source, torch.float32, device)
     context = Context(model, data, 0, ("zero",), Plan(panel=len(tokens)))
-    economy = Economy(context, "zero")
+    economy = Economy(context, "zero", cut_of(context.sizes, IncomeSettings(), context.plan))
     whole = plain_pass(shape, source, device, weights=True)
     without = plain_pass(shape, source, device, weights=False)
     bridge = boot(source)

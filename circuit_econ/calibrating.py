@@ -58,7 +58,7 @@ class Rehearsal:
         self.config, self.evaluation, self.settings = config, evaluation, settings
         weights = blank(self.small, settings.dtype, settings.device)
         self.model = Model(self.small, weights, settings.rounding)
-        self.plan = settings.plan(config, evaluation.length)
+        self.plan = settings.plan(config, evaluation)
 
     def context(self, sequences: int) -> Context:
         """What a measure is given: the first sequences, with as many for reference."""

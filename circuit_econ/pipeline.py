@@ -100,7 +100,7 @@ def walk(
     shown = progress or Silent()
     check_steps(trajectory)
     shape, model = run_shape(trajectory, evaluation, chosen)
-    plan = chosen.plan(shape, evaluation.length)
+    plan = chosen.plan(shape, evaluation)
     run = describe(trajectory, evaluation, chosen, plan, model, dict(configuration or {}), study)
     run["notes"] = notes(evaluation, shape)
     with LedgerWriter.open(out, run) as writer:
@@ -109,8 +109,7 @@ def walk(
         with foreign(LedgerError, f"run.yaml in {str(out)!r}: its plan is none"):
             kept = Plan(**writer.ledger.run["plan"])
             # The cut a run began with is kept, to the last bit, unless this machine has no room.
-            size = kept.bytes(shape, evaluation.length, chosen.device, chosen.dtype)
-        plan = kept if size <= chosen.room else plan
+            plan = chosen.plan(shape, evaluation, kept)
         if not writer.has("components", None):
             writer.write("components", components_table(shape))
         noticed = Noticed(trajectory, writer, remeasure)
@@ -174,7 +173,7 @@ def measure(
     check_fits(model.config, evaluation)
     compare(model, bridge, evaluation.tokens, evaluation.targets, "the bridge")
     check_identity(model, evaluation.tokens[:1])
-    plan = chosen.plan(model.config, evaluation.length)
+    plan = chosen.plan(model.config, evaluation)
     tables: dict[str, pl.DataFrame] = {}
     reached: dict[str, pl.DataFrame] = {}
     with numbers(chosen.rounding):

@@ -22,7 +22,7 @@ from circuit_econ.model import Format, ModelConfig, Source, read_config
 from circuit_econ.model.weights import blank
 from circuit_econ.pipeline import check_fits
 from circuit_econ.runs import evaluation_of, training_of, trajectory_of
-from circuit_econ.settings import Settings
+from circuit_econ.settings import DTYPES, Settings
 from circuit_econ.tables import FEW
 from circuit_econ.trajectory import open_trajectory
 
@@ -43,12 +43,14 @@ class Forecast:
 
     Attributes:
         name: The trajectory.
+        parameters: Numbers in the weights.
         steps: Checkpoints it would measure.
         units: Sequences (documents, where several come from one) that errors would rest on.
         effective: How many of one size would tell as much
             (:func:`circuit_econ.measures.statistics.effective_units`).
         config: The model.
         plan: How the work would be cut.
+        memory: Most bytes beside the weights, by measure and for the loss of a checkpoint.
         passes: Forward passes over the evaluation set per checkpoint, by measure.
         bytes: Of weights to read; None if not known.
         training_steps: Optimiser steps to take first; 0 if none.
@@ -57,11 +59,13 @@ class Forecast:
     """
 
     name: str
+    parameters: int
     steps: tuple[int, ...]
     units: int
     effective: float
     config: ModelConfig
     plan: Plan
+    memory: dict[str, int]
     passes: dict[str, float]
     bytes: int | None
     training_steps: int
@@ -94,6 +98,8 @@ def forecast(run: RunConfig) -> Group:
         ("training first", f"{found.training_steps} steps" if found.training_steps else "no"),
         ("errors rest on", _witnesses(found)),
         ("cut", f"{found.plan.panel} sequences traced, {found.plan.rows} ablated rows together"),
+        *((f"memory, {k}", f"{_mb(v)} at most") for k, v in found.memory.items()),
+        ("memory", _peak(found, run)),
         *((f"passes, {k}", f"{v:.1f} per checkpoint") for k, v in found.passes.items()),
         ("weights to read", "not known" if found.bytes is None else f"{found.bytes / 1e6:.1f} MB"),
         *((f"seconds, {k}", f"{v:.2f} per checkpoint") for k, v in found.measuring.items()),
@@ -129,7 +135,9 @@ def predict(run: RunConfig) -> Forecast:
         m.name: m.passes(config, evaluation, settings.baselines, settings.options[m.name])
         for m in settings.measures
     }
-    plan = settings.plan(config, evaluation.length)
+    plan = settings.plan(config, evaluation)
+    needs = settings.needs(settings.sizes(config, evaluation))
+    memory = {name: need(plan) for name, need in needs.items()}
     parameters = sum(t.numel() for _, t in blank(config, torch.float32, _NOWHERE).named())
     preparing = loading_seconds(parameters)
     if training:
@@ -146,8 +154,9 @@ def predict(run: RunConfig) -> Forecast:
     units = len(counts) if clusters is None else len(clusters.unique())
     effective = effective_units(counts, clusters)
     return Forecast(
-        name, steps, units, effective, config, plan, passes, size, training, preparing, measuring
-    )
+        name, parameters, steps, units, effective, config, plan, memory, passes, size, training,
+        preparing, measuring,
+    )  # fmt: skip
 
 
 def _trajectory(run: RunConfig) -> tuple[str, tuple[int, ...], Source, int | None, int]:
@@ -178,6 +187,21 @@ def _witnesses(found: Forecast) -> str:
     if found.effective < FEW:
         told += f"; below {FEW} intervals are wide: give more documents, or fewer sequences of each"
     return told
+
+
+def _peak(found: Forecast, run: RunConfig) -> str:
+    """The whole: what measuring takes and the weights that are there meanwhile."""
+    itemsize = DTYPES[run.dtype][0].itemsize
+    weights = found.parameters * itemsize
+    peak = max(found.memory.values())
+    return (
+        f"{_mb(peak)} at most beside the weights, which are {_mb(weights)}; "
+        f"{_mb(found.plan.memory)} may be taken"
+    )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _most(run: RunConfig) -> str:

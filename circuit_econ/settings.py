@@ -13,7 +13,7 @@ from circuit_econ.errors import ConfigurationError, unknown
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.evaluation.settings import check_number
 from circuit_econ.measures import Context, Measure, Plan, Precision, measures_of
-from circuit_econ.measures.plan import budget
+from circuit_econ.measures.plan import Need, Sizes, budget, clean_memory
 from circuit_econ.model import Model, ModelConfig, Rounding, Source
 from circuit_econ.model.untrained import Untrained
 from circuit_econ.tables import BASELINES
@@ -110,9 +110,33 @@ class Settings:
         """Bytes that measuring may take beside the weights."""
         return budget(self.device) if self.memory is None else self.memory
 
-    def plan(self, config: ModelConfig, length: int) -> Plan:
-        """How to cut the work."""
-        return Plan.choose(config, length, self.device, self.room, self.dtype)
+    def sizes(self, config: ModelConfig, evaluation: Evaluation) -> Sizes:
+        """What decides how much memory measuring takes."""
+        return Sizes.of(config, evaluation, self.baselines, self.dtype, self.device)
+
+    def needs(self, sizes: Sizes) -> dict[str, Need]:
+        """By measure, and for the loss of a checkpoint, from a plan to the bytes that it takes."""
+        found: dict[str, Need] = {"the loss": partial(clean_memory, sizes)}
+        for one in self.measures:
+            found[one.name] = partial(one.memory, sizes, self.options[one.name])
+        return found
+
+    def plan(self, config: ModelConfig, evaluation: Evaluation, kept: Plan | None = None) -> Plan:
+        """How to cut the work so that all measures fit what they may take.
+
+        Args:
+            config: The model.
+            evaluation: The sequences.
+            kept: A plan that stays, to the last bit, unless something does not fit under it.
+
+        Raises:
+            ConfigurationError: If something does not fit however the work is cut.
+        """
+        sizes, room = self.sizes(config, evaluation), self.room
+        needs = self.needs(sizes)
+        if kept is not None and not kept.lacking(needs, room):
+            return kept
+        return Plan.choose(sizes, room, needs)
 
     def context(
         self,

@@ -15,6 +15,7 @@ from circuit_econ.evaluation import Evaluation
 from circuit_econ.ledger import open_ledger
 from circuit_econ.measures import Context, Plan, Precision
 from circuit_econ.measures import plan as cutting
+from circuit_econ.measures.plan import Sizes
 from circuit_econ.measures.scoring import sample_positions
 from circuit_econ.measures.statistics import estimate
 from circuit_econ.measures.sweep import Variant, sweep
@@ -207,20 +208,22 @@ def test_a_sampled_value_is_near_the_whole_one_and_says_how_near() -> None:
 
 def test_a_cut_fits_the_memory_it_is_given() -> None:
     config = read_config(zoo.case_named("gpt2").source(0))
-    free = Plan.choose(config, 16, CPU, 1e12)
+    sizes = Sizes(config, 16, 40, 40, ("mean",), torch.float32, CPU)
+    needs = {"a sweep": lambda plan: plan.bytes(config, 16, CPU, torch.float32), "b": lambda _: 3}
+    free = Plan.choose(sizes, 1e12, needs)
     assert free.panel == 32 and free.rows >= 512 // 16
-    needed = free.bytes(config, 16, CPU, torch.float32)
-    less = Plan.choose(config, 16, CPU, 0.8 * needed)
-    assert less.rows < free.rows
-    assert less.bytes(config, 16, CPU, torch.float32) <= 0.8 * needed
-    least = Plan(8, 1).bytes(config, 16, CPU, torch.float32)
-    assert Plan.choose(config, 16, CPU, float(least)) == Plan(8, 1, int(least))
-    with pytest.raises(
-        ConfigurationError,
-        match=r"sequences of 16 tokens through this model need .* GB beside its weights; .* GB may "
-        r"be used: raise device.memory or choose a shorter evaluation.length",
-    ):
-        Plan.choose(config, 16, CPU, least - 1.0)
+    needed = needs["a sweep"](free)
+    less = Plan.choose(sizes, 0.8 * needed, needs)
+    assert less.rows < free.rows and less.memory == int(0.8 * needed)
+    assert needs["a sweep"](less) <= 0.8 * needed
+    least = needs["a sweep"](Plan(8, 1))
+    assert Plan.choose(sizes, float(least), needs) == Plan(8, 1, int(least))
+    with pytest.raises(ConfigurationError) as caught:
+        Plan.choose(sizes, 2.0, {**needs, "a sweep": lambda _: 2_345_678_901})
+    assert str(caught.value) == (
+        "a sweep needs 2.35 GB and b needs 3e-09 GB beside the weights; 2e-09 GB may be used: "
+        "raise device.memory, choose a shorter evaluation.length, or leave out what does not fit"
+    )
 
 
 def test_half_of_what_is_free_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

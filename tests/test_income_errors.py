@@ -16,12 +16,11 @@ from torch.utils._pytree import tree_leaves
 
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
-from circuit_econ.measures import Context, Plan, flows, income_economy, income_pass
-from circuit_econ.measures import plan as cutting
+from circuit_econ.measures import Context, Plan, income_economy
 from circuit_econ.measures.flows import trade
-from circuit_econ.measures.income import INCOME, IncomeSettings
+from circuit_econ.measures.income import INCOME, IncomeSettings, cut_of
 from circuit_econ.measures.income_economy import Economy
-from circuit_econ.measures.income_pass import Dialled
+from circuit_econ.measures.income_pass import Dialled, numbers
 from circuit_econ.measures.statistics import ratio_estimate
 from circuit_econ.model import ModelConfig
 from circuit_econ.tables import BASELINES
@@ -29,7 +28,7 @@ from circuit_econ.tables import BASELINES
 
 def integrated(context: Context, level: int) -> Tensor:
     """Incomes by one rule."""
-    economy = Economy(context, "mean")
+    economy = Economy(context, "mean", cut_of(context.sizes, IncomeSettings(), context.plan))
     return economy.mean(economy.integrate(level).earned)
 
 
@@ -64,7 +63,7 @@ def test_given_the_baseline_errors_come_from_sequences(clusters: Tensor | None) 
 
 def test_many_documents_are_pooled(monkeypatch: pytest.MonkeyPatch) -> None:
     context = context_of(zoo.case_named("gpt2"))
-    monkeypatch.setattr(income_economy, "_GROUPS", 4)
+    monkeypatch.setattr(income_economy, "GROUPS", 4)
     found = tables_of(context, **FEW)
     incomes, _, counts = one_by_one(context)
     mean, se = ratio_estimate(incomes, counts, torch.arange(6) % 4)
@@ -162,10 +161,8 @@ def test_incomes_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.Monkey
     assert max(panels) == 6
     panels.clear()
     # Memory for one sequence alone, and few logits.
-    dialled = Dialled(context.model)
-    alone = 8 * dialled.numbers(7, dialled.stages)
-    context.plan = Plan(100, 1, alone)
-    monkeypatch.setattr(income_pass, "_LOGITS", 100)
+    context.plan = Plan(100, 1, 1)
+    assert cut_of(context.sizes, IncomeSettings(**few), context.plan).panel == 1
     single = tables_of(context, **few)
     assert set(panels) == {1}
     for found in (whole, single):
@@ -174,28 +171,6 @@ def test_incomes_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.Monkey
                 if frame.schema[column] == pl.Float64:
                     difference = (frame[column] - expected[table][column]).abs().max()
                     assert difference is None or difference < 1e-10  # type: ignore[operator]
-
-
-def test_what_is_free_decides_nothing_and_too_little_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The panels are those of the plan, whatever the machine has left at the moment."""
-    few = {"nodes": 5, "most_nodes": 5, "reference_groups": 2}
-    context = context_of(zoo.case_named("llama"))
-    found = []
-    for free in (1 << 40, 64):
-        monkeypatch.setattr(cutting, "free_memory", lambda _, free=free: free)
-        found.append(tables_of(context, **few))
-    for table, frame in found[0].items():
-        assert frame.equals(found[1][table]), table
-    dialled = Dialled(context.model)
-    context.plan = Plan(8, 8, 8 * dialled.numbers(7, dialled.stages) - 1)
-    with pytest.raises(ConfigurationError) as caught:
-        tables_of(context, **few)
-    assert str(caught.value) == (
-        "income of sequences of 7 tokens needs 0.00 GB beside the weights; 0.00 GB may be used: "
-        "raise device.memory, choose a shorter evaluation.length or measures.income.stages=false"
-    )
 
 
 class Peak(TorchDispatchMode):
@@ -241,11 +216,10 @@ def test_memory_is_what_the_formula_says(
     tokens = torch.randint(11, (4, 64), generator=torch.Generator().manual_seed(0))
     shapes = [(64, heads, 32 // heads), (64, 1, 32)] * 4
     bases = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
-    monkeypatch.setattr(flows, "_HELD", 1 << 16)
     for stages in (1, dialled.stages):
         with Peak() as peak:
-            trade(dialled.run(tokens, tokens, bases, 0.5, stages))
-        formula = 8 * len(tokens) * dialled.numbers(64, stages)
+            trade(dialled.run(tokens, tokens, bases, 0.5, stages), 1 << 16)
+        formula = 8 * len(tokens) * numbers(dialled.model.config, 64, stages)
         assert 0.5 * formula < peak.most < formula + 8 * (1 << 17)
 
 
@@ -258,10 +232,10 @@ def test_the_plan_counts_the_passes(
     backward: list[float] = []
     run = Dialled.run
 
-    def watched(self: Dialled, tokens: Tensor, t: Any, b: Any, a: float, stages: int = 1) -> Any:
+    def watched(self: Dialled, tokens: Tensor, t: Any, b: Any, a: float, *rest: int) -> Any:
         # A forward pass and, stage by stage from the logits down, one backward pass more.
-        backward.append((1 + 2 * (stages + 1) / 2) * len(tokens) / 6)
-        return run(self, tokens, t, b, a, stages)
+        backward.append((1 + 2 * (rest[0] + 1) / 2) * len(tokens) / 6)
+        return run(self, tokens, t, b, a, *rest)
 
     monkeypatch.setattr(Dialled, "run", watched)
     INCOME.run(context, settings)

@@ -16,8 +16,7 @@ from transformer_lens.tools.analysis.attribution_patching import (
     attribution_patch,
 )
 
-from circuit_econ.measures import flows
-from circuit_econ.measures.flows import pairs, trade
+from circuit_econ.measures.flows import of_a_position, pairs, trade
 from circuit_econ.measures.income_parts import Port
 from circuit_econ.measures.income_pass import Dialled
 from circuit_econ.measures.quadrature import rule
@@ -173,18 +172,15 @@ def test_a_flow_is_what_a_nudge_at_one_reader_costs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "neox-published", "tl-attn-only", "qwen3"])
-def test_flows_do_not_depend_on_how_many_positions_go_together(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flows_do_not_depend_on_how_many_positions_go_together(name: str) -> None:
     at = setting_of(zoo.case_named(name))
     found = at.dialled.run(at.tokens, at.targets, at.bases, DIAL)
     once = trade(found)
     width, count = at.dialled.model.config.d_model, len(at.dialled.suppliers)
     most = max(len(ports) for _, ports in at.dialled.readers)
     for positions in (1, 2, 5):
-        held = positions * SEQUENCES * width * (2 * count + most + 1)
-        monkeypatch.setattr(flows, "_HELD", held)
-        again = trade(found)
+        held = positions * SEQUENCES * of_a_position(width, count, most)
+        again = trade(found, held)
         for field_ in ("signal", "crowding", "price"):
             assert torch.allclose(getattr(again, field_), getattr(once, field_), atol=1e-11)
 

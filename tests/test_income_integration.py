@@ -20,6 +20,7 @@ from circuit_econ.evaluation import Evaluation
 from circuit_econ.graph.counting import bounds
 from circuit_econ.measures import Context, untrained_flows
 from circuit_econ.measures.flows import trade
+from circuit_econ.measures.income import IncomeSettings, cut_of
 from circuit_econ.measures.income_economy import Economy
 from circuit_econ.measures.untrained_flows import plain_flows
 from circuit_econ.model import Format, Source
@@ -65,11 +66,11 @@ def switch(steepness: float, at: float) -> Context:
 
 def truth(context: Context, steepness: float, at: float) -> dict[tuple[str, str, str], float]:
     """Flows by Gauss–Legendre nodes on pieces that grow from the step outwards."""
-    economy = Economy(context, "zero")
+    economy = Economy(context, "zero", cut_of(context.sizes, IncomeSettings(), context.plan))
     ends = [at + sign * 4.0**n / steepness for n in range(13) for sign in (-1, 1)]
     ends = sorted({0.0, 1.0, at, *(x for x in ends if 0 < x < 1)})
     nodes, weights = np.polynomial.legendre.leggauss(12)
-    ((tokens, targets, _, bases),) = economy._panels(None, economy._baselines, 1)
+    ((tokens, targets, _, bases),) = economy._panels(None, economy._baselines)
     total = np.zeros(len(economy.pairs))
     for low, high in pairwise(ends):
         for node, weight in zip(nodes, weights, strict=True):

@@ -17,6 +17,7 @@ import json, re, resource, sys, torch
 from pathlib import Path
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures import Context, Plan
+from circuit_econ.measures.plan import Sizes
 from circuit_econ.measures.sweep import Variant, sweep
 from circuit_econ.model import Format, Model, Source, read_config
 from circuit_econ.model.intervene import components
@@ -48,7 +49,9 @@ def peak():
 
 run(8, 8, Plan(), ("mean", "resample"))
 before = peak()
-plan = Plan.choose(config, 512, torch.device("cpu"), allowed)
+needs = {"value": lambda plan: plan.bytes(config, 512, torch.device("cpu"), torch.float32)}
+sizes = Sizes(config, 512, 8, 8, ("mean",), torch.float32, torch.device("cpu"))
+plan = Plan.choose(sizes, allowed, needs)
 run(2 * layers, 512, plan, ("mean", "resample"))
 whole = 2 * layers * 512 * 128 * 4 * (4 * layers + 1)
 said = plan.bytes(config, 512, torch.device("cpu"), torch.float32)

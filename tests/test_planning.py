@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import zoo
@@ -33,6 +35,10 @@ def test_a_plan_names_checkpoints_and_passes_loads_no_weights_and_writes_nothing
     assert "1 layer of 2 heads and an MLP, width 8, vocabulary 256" in text
     assert "training first no" in text
     assert "passes, attention 1.0 per checkpoint" in text
+    for name in ("value", "attention", "the loss"):
+        assert re.search(rf"memory, {name} [0-9.]+ MB at most", text), name
+    assert re.search(r"memory [0-9.]+ MB at most beside the weights, which are 0.0 MB; [0-9,.]+ MB "
+                     r"may be taken", text)  # fmt: skip
     assert f"weights to read {size / 1e6:.1f} MB" in text
     # Three windows of one document and two of another: (9 + 4)² / (81 + 16).
     assert "errors rest on 2 sequences or documents, which tell as much as 1.7 of one size" in text

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuit_econ.measures.base import Context, Measure
+from circuit_econ.measures.plan import Plan, Sizes, activations, kept
 from circuit_econ.tables import head_name, make_table
 
 __all__ = ["ATTENTION", "AttentionSettings"]
 
-# Attention weights held at once, in numbers.
 _WEIGHTS = 1 << 25
+"""Attention weights of a layer held at once, in numbers, where memory does not ask for fewer."""
 
 
 @dataclass
@@ -52,20 +53,21 @@ def run(context: Context, settings: AttentionSettings) -> Mapping[str, pl.DataFr
     the set qualifies.
     """
     model, config = context.model, context.model.config
-    length = context.evaluation.length
-    chunk = max(1, _WEIGHTS // (config.n_heads * length * length))
+    chunk = _chunk(context.sizes, context.plan)
     sums: dict[tuple[str, int], Tensor] = {}
     queries: dict[str, float] = {}
     parts = context.evaluation.tokens.split(chunk)
     for number, part in enumerate(parts):
         tokens = part.to(model.device)
         targets = _targets(tokens)
-        trace = model.trace(tokens)
+        stream = model.embed(tokens)
         for layer in range(config.n_layers):
-            pattern = model.pattern(layer, trace.streams[2 * layer])
+            pattern = model.pattern(layer, stream)
             for quantity, mask in targets.items():
                 found = (pattern * mask[:, None]).sum((0, 2, 3), dtype=torch.float64)
                 sums[quantity, layer] = sums.get((quantity, layer), 0) + found
+            del pattern
+            stream = model.run(stream, 2 * layer, until=2 * layer + 2)
         for quantity, mask in targets.items():
             queries[quantity] = queries.get(quantity, 0) + float(mask.any(-1).sum())
         context.progress((number + 1) / len(parts))
@@ -88,4 +90,23 @@ def run(context: Context, settings: AttentionSettings) -> Mapping[str, pl.DataFr
     }
 
 
-ATTENTION = Measure("attention", AttentionSettings, ("attention",), run, lambda *_: 1.0)
+def _each(sizes: Sizes) -> int:
+    """Bytes per sequence: scores and weights with their masked copies, masks, one layer's pass."""
+    c, squares = sizes.config, sizes.length * sizes.length
+    numbers = 4 * c.n_heads * squares + sizes.length * activations(c)
+    return numbers * sizes.dtype.itemsize + 6 * squares
+
+
+def _chunk(sizes: Sizes, plan: Plan) -> int:
+    """Sequences that are looked at together."""
+    most = _WEIGHTS // (sizes.config.n_heads * sizes.length * sizes.length)
+    fit = plan.memory // kept(_each(sizes))
+    return max(1, min(most, fit, sizes.sequences))
+
+
+def memory(sizes: Sizes, settings: AttentionSettings, plan: Plan) -> int:
+    """Bytes that it takes beside the weights."""
+    return kept(_chunk(sizes, plan) * _each(sizes))
+
+
+ATTENTION = Measure("attention", AttentionSettings, ("attention",), run, lambda *_: 1.0, memory)

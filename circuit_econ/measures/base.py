@@ -10,13 +10,13 @@ from typing import Any
 import polars as pl
 
 from circuit_econ.evaluation import Evaluation
-from circuit_econ.measures.plan import Plan
+from circuit_econ.measures.plan import Plan, Sizes
 from circuit_econ.measures.precision import Precision
 from circuit_econ.model import Model, ModelConfig
 from circuit_econ.model.untrained import Untrained
 from circuit_econ.tables import Baseline
 
-__all__ = ["Context", "Measure", "Plan", "Progress"]
+__all__ = ["Context", "Measure", "Plan", "Progress", "Sizes"]
 
 Progress = Callable[[float], None]
 """Told the fraction of a measure that is done."""
@@ -57,6 +57,12 @@ class Context:
     reached: dict[str, pl.DataFrame] | None = None
     bounds: Callable[[str], Mapping[str, float] | None] | None = None
 
+    @property
+    def sizes(self) -> Sizes:
+        """What decides how much memory a measure takes."""
+        model = self.model
+        return Sizes.of(model.config, self.evaluation, self.baselines, model.dtype, model.device)
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -68,6 +74,8 @@ class Measure:
         tables: Tables it writes, all of them at every checkpoint.
         run: From a context and settings to those tables.
         passes: How many forward passes over the evaluation set it takes: for planning.
+        memory: Bytes that it takes beside the weights, under a plan. It cuts its work so that these
+            are no more than the plan allows, where it can.
         growth: What its seconds at a checkpoint are proportional to, in the size of the model; its
             number of layers by default. For planning.
         depths: For a measure that is a sweep: of every variant, how many layers run above the place
@@ -88,6 +96,7 @@ class Measure:
     tables: tuple[str, ...]
     run: Callable[[Context, Any], Mapping[str, pl.DataFrame]]
     passes: Callable[[ModelConfig, Evaluation, tuple[str, ...], Any], float]
+    memory: Callable[[Sizes, Any, Plan], int]
     growth: Callable[[ModelConfig, Any], float] = lambda config, _settings: config.n_layers
     depths: Callable[[ModelConfig, Evaluation, tuple[str, ...], Any], list[float]] | None = None
     check: Callable[[ModelConfig, Any], None] = lambda _config, _settings: None

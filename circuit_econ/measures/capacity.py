@@ -8,9 +8,14 @@ from dataclasses import dataclass
 import polars as pl
 import torch
 
-from circuit_econ.measures.base import Context, Measure
-from circuit_econ.measures.capacity_stream import StreamMoments, measure_stream
-from circuit_econ.measures.directions import direction_shares, ov_write_vectors
+from circuit_econ.measures.base import Context, Measure, Plan, Sizes
+from circuit_econ.measures.capacity_stream import (
+    StreamMoments,
+    measure_stream,
+    stream_memory,
+)
+from circuit_econ.measures.directions import PRODUCTS, direction_shares, ov_write_vectors
+from circuit_econ.measures.plan import kept
 from circuit_econ.measures.ranks import effective_rank, product_spectrum, spectrum, stable_rank
 from circuit_econ.model import Model, ModelConfig
 from circuit_econ.tables import (
@@ -27,6 +32,9 @@ __all__ = ["CAPACITY", "CapacitySettings"]
 
 Row = tuple[str, str, str, float]
 """component, currency, place, amount."""
+
+_NUMBERS = 1 << 20
+"""Of a matrix that are looked at together."""
 
 _WEIGHTS, _OUTPUT, _LAYER, _FINAL = "weights", "output", "layer", "final"
 
@@ -71,9 +79,15 @@ def _weight_rows(model: Model) -> Iterator[Row]:
     parts = {name: list(tensors) for name, tensors in _owners(model).items()}
     for name, tensors in parts.items():
         count = sum(t.numel() for t in tensors)
-        norm = sum(float(t.double().square().sum()) for t in tensors)
+        norm = sum(_squared(t) for t in tensors)
         yield name, Currency.PARAMETERS, _WEIGHTS, float(count)
         yield name, Currency.SQUARED_NORM, _WEIGHTS, norm
+
+
+def _squared(tensor: torch.Tensor) -> float:
+    """Squared norm in float64, some rows at a time: an embedding's copy is a model's size."""
+    rows = max(1, _NUMBERS * len(tensor) // tensor.numel())
+    return sum(float(part.double().square().sum()) for part in tensor.split(rows))
 
 
 def _owners(model: Model) -> dict[str, list[torch.Tensor]]:
@@ -171,4 +185,17 @@ def _growth(config: ModelConfig, settings: CapacitySettings) -> float:
     return float(config.n_layers * places)
 
 
-CAPACITY = Measure("capacity", CapacitySettings, ("capacity",), run, lambda *_: 3.0, growth=_growth)
+def memory(sizes: Sizes, settings: CapacitySettings, plan: Plan) -> int:
+    """Bytes that it takes beside the weights: moments of the stream, then a layer's matrices."""
+    c = sizes.config
+    heads, neurons = c.n_heads * c.d_head * c.d_model, c.d_model * (c.d_mlp or 0)
+    products = min(PRODUCTS, max((c.n_heads * c.d_head) ** 2, (c.d_mlp or 0) ** 2))
+    matrices = max(12 * heads, 4 * neurons) + 4 * c.d_model**2 + 2 * products
+    copies = 2 * min(_NUMBERS, max(c.d_vocab * c.d_model, neurons, heads))
+    moments = stream_memory(sizes, plan, every_layer=settings.every_layer)
+    return max(moments, kept(8 * max(matrices, copies)))
+
+
+CAPACITY = Measure(
+    "capacity", CapacitySettings, ("capacity",), run, lambda *_: 3.0, memory, growth=_growth
+)

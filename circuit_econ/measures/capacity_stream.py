@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from circuit_econ.measures.base import Context
+from circuit_econ.measures.base import Context, Plan, Sizes
+from circuit_econ.measures.plan import activations, kept
 from circuit_econ.model import Model, Trace
 from circuit_econ.tables import Kind, head_name, mlp_name, output_bias_name
 
-__all__ = ["StreamMoments", "measure_stream"]
+__all__ = ["StreamMoments", "measure_stream", "stream_memory"]
 
 
 @dataclass(slots=True)
@@ -56,10 +57,11 @@ def measure_stream(context: Context, *, every_layer: bool) -> StreamMoments:
         every_layer: Measure shares where the stream enters each layer, not only the final norm.
     """
     model, last = context.model, context.model.last_place
-    places = range(2, last + 1, 2) if every_layer else [last]
+    places = _places(last, every_layer=every_layer)
     sums, count = _Sums(), 0
     first = 1 if context.evaluation.length > 1 else 0
-    parts = context.evaluation.tokens.split(context.plan.panel)
+    panel = _panel(context.sizes, context.plan, every_layer=every_layer)
+    parts = context.evaluation.tokens.split(panel)
     for number, part in enumerate(parts):
         tokens = part.to(model.device)
         trace = model.trace(tokens)
@@ -71,6 +73,39 @@ def measure_stream(context: Context, *, every_layer: bool) -> StreamMoments:
         result.shares[place] = _shares(model, place, sums, count)
     _spreads(model, sums, count, result)
     return result
+
+
+def stream_memory(sizes: Sizes, plan: Plan, *, every_layer: bool) -> int:
+    """Bytes that :func:`measure_stream` takes beside the weights."""
+    panel = _panel(sizes, plan, every_layer=every_layer)
+    return kept(_moments(sizes) + panel * _each(sizes, every_layer=every_layer))
+
+
+def _panel(sizes: Sizes, plan: Plan, *, every_layer: bool) -> int:
+    """Sequences that are looked at together."""
+    each = kept(_each(sizes, every_layer=every_layer))
+    return max(1, min(plan.panel, sizes.sequences, (plan.memory - kept(_moments(sizes))) // each))
+
+
+def _places(last: int, *, every_layer: bool) -> range | list[int]:
+    return range(2, last + 1, 2) if every_layer else [last]
+
+
+def _moments(sizes: Sizes) -> int:
+    """Bytes of the sums, of which the largest are made anew when something is added."""
+    c = sizes.config
+    square, heads = c.d_model * c.d_model, c.n_heads * c.d_head
+    layer = heads * (c.d_head + 1) + (2 * c.d_mlp + square if c.d_mlp else 0)
+    return 8 * (c.n_layers * layer + 6 * square + 2 * heads * c.d_model)
+
+
+def _each(sizes: Sizes, *, every_layer: bool) -> int:
+    """Bytes per sequence: a trace, and in float64 streams at the places and a layer's outputs."""
+    c, heads = sizes.config, sizes.config.n_heads * sizes.config.d_head
+    trace = c.n_layers * (3 * c.d_model + heads) + activations(c)
+    places = len(_places(2 * c.n_layers, every_layer=every_layer))
+    wide = (places + 3) * c.d_model + max(5 * heads, 2 * (c.d_mlp or 0))
+    return sizes.length * (trace * sizes.dtype.itemsize + 8 * wide)
 
 
 def _writers(model: Model, place: int) -> list[tuple[str, int | None]]:

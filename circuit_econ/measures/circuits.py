@@ -23,11 +23,15 @@ from circuit_econ.evaluation import Evaluation
 from circuit_econ.graph.circuits import Circuits, adjusted_rand, find_circuits
 from circuit_econ.graph.counting import Admitted, bounds, counted, shortfall
 from circuit_econ.graph.tracking import track
-from circuit_econ.measures.base import Context, Measure
+from circuit_econ.measures.base import Context, Measure, Plan, Sizes
+from circuit_econ.measures.edges import edge_memory
+from circuit_econ.measures.income_memory import table_memory
+from circuit_econ.measures.plan import kept, sweep_memory
 from circuit_econ.measures.sweep import Variant, sweep
-from circuit_econ.measures.untrained_flows import largest_of_untrained
+from circuit_econ.measures.untrained_flows import largest_of_untrained, plain_cut
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import components, parse_component
+from circuit_econ.model.weights import blank
 from circuit_econ.tables import BASELINES, make_table
 
 __all__ = ["CIRCUITS", "CircuitSettings"]
@@ -302,12 +306,31 @@ def depths(
     return [config.n_layers / 2] * (len(baselines) * variants)
 
 
+def memory(sizes: Sizes, settings: CircuitSettings, plan: Plan) -> int:
+    """Bytes that it takes beside the weights, if all components are in circuits of their own.
+
+    Untrained models are made while the checkpoint's waits: a second set of weights, with the module
+    that they are drawn in and what is read of it.
+    """
+    c = sizes.config
+    names = len(components(c, embeddings=False))
+    most = min(names, settings.most_pairs)
+    variants = (2 * names + most * (most - 1) // 2) * len(sizes.baselines)
+    swept = sweep_memory(sizes, plan, variants, sets=True)
+    flows = plain_cut(sizes, plan).bytes
+    weights = sum(t.numel() for _, t in blank(c, sizes.dtype, torch.device("meta")).named())
+    drawn = weights * (2 * 4 + sizes.dtype.itemsize)
+    at_work = weights * sizes.dtype.itemsize + max(flows, edge_memory(sizes, plan, variants))
+    return kept(table_memory(sizes)) + max(swept, drawn, at_work)
+
+
 CIRCUITS = Measure(
     "circuits",
     CircuitSettings,
     ("counted", "counting", "circuits", "circuit_values", "circuit_pairs", "circuit_agreement"),
     run,
     passes,
+    memory,
     depths=depths,
     needs=("income",),
     across=across,

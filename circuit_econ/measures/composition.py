@@ -17,12 +17,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuit_econ.evaluation import Evaluation
-from circuit_econ.measures.base import Context, Measure
+from circuit_econ.measures.base import Context, Measure, Plan, Sizes
+from circuit_econ.measures.income_memory import table_memory
+from circuit_econ.measures.plan import kept
 from circuit_econ.model import Model, ModelConfig
 from circuit_econ.model.config import Norm
 from circuit_econ.tables import Kind, head_name, make_table, mlp_name
 
 __all__ = ["COMPOSITION", "CompositionSettings"]
+
+
+_NUMBERS = 1 << 20
+"""Of a matrix that are looked at together."""
 
 
 @dataclass
@@ -120,9 +126,9 @@ def _sublayers(model: Model) -> Iterator[tuple[list[_Read], list[_Write]]]:
             yield heads
             yield mlp
     w = model.weights
-    seen = _seen(w.unembed, w.ln_final, c.final_norm)
     # Many tokens read: their Gram matrix says as much, and is no larger than the stream.
-    yield [_Read([str(Kind.LOGITS)], "in", *_squared(seen))], []
+    seen = _gram(w.unembed, w.ln_final, c.final_norm)
+    yield [_Read([str(Kind.LOGITS)], "in", *seen)], []
 
 
 def _heads(model: Model, layer: int) -> tuple[list[_Read], list[_Write]]:
@@ -145,11 +151,12 @@ def _heads(model: Model, layer: int) -> tuple[list[_Read], list[_Write]]:
 def _mlp(model: Model, layer: int) -> tuple[list[_Read], list[_Write]]:
     c, w = model.config, model.weights.layers[layer]
     assert w.mlp_in is not None and w.mlp_out is not None
-    into = w.mlp_in if w.mlp_gate is None else torch.cat([w.mlp_in, w.mlp_gate])
     names = [mlp_name(layer)]
-    out, inner = _squared(w.mlp_out.mT)
-    read = _Read(names, "in", *_squared(_seen(into, w.ln2, c.norm)))
-    return [read], [_Write(names, out.mT, inner)]
+    into, outer = _gram(w.mlp_in, w.ln2, c.norm)
+    if w.mlp_gate is not None:
+        outer += _gram(w.mlp_gate, w.ln2, c.norm)[1]
+    out, inner = _gram(w.mlp_out.mT, None, Norm.NONE)
+    return [_Read(names, "in", into, outer)], [_Write(names, out.mT, inner)]
 
 
 def _seen(matrix: Tensor, gain: Tensor | None, norm: Norm) -> Tensor:
@@ -158,10 +165,19 @@ def _seen(matrix: Tensor, gain: Tensor | None, norm: Norm) -> Tensor:
     return found - found.mean(-1, keepdim=True) if norm is Norm.LAYER else found
 
 
-def _squared(rows: Float[Tensor, "U D"]) -> tuple[Float[Tensor, "1 D D"], Float[Tensor, "1 D D"]]:
-    """A map of many rows as the identity of the stream and its Gram matrix."""
-    width = rows.shape[-1]
-    return torch.eye(width, dtype=rows.dtype, device=rows.device)[None], (rows.mT @ rows)[None]
+def _gram(
+    rows: Float[Tensor, "U D"], gain: Tensor | None, norm: Norm
+) -> tuple[Float[Tensor, "1 D D"], Float[Tensor, "1 D D"]]:
+    """A map of many rows, as they read, as the identity of the stream and its Gram matrix.
+
+    Some rows at a time: a copy of an unembedding is as large as a small model.
+    """
+    identity = torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
+    found = torch.zeros_like(identity)
+    for part in rows.split(max(1, _NUMBERS // rows.shape[-1])):
+        seen = _seen(part, gain, norm)
+        found.addmm_(seen.mT, seen)
+    return identity[None], found[None]
 
 
 def passes(
@@ -174,11 +190,26 @@ def passes(
     return 0.0
 
 
+def memory(sizes: Sizes, settings: CompositionSettings, plan: Plan) -> int:
+    """Bytes that it takes beside the weights."""
+    c = sizes.config
+    squares, heads = c.d_model * c.d_model, c.n_heads * c.d_head
+    # What layers write, as Gram matrices; what one layer's heads and MLP read and are made of.
+    held = c.n_layers * (heads * c.d_head + (2 * squares if c.d_mlp else 0))
+    held += (
+        8 * heads * c.d_model
+        + 8 * squares
+        + 3 * min(_NUMBERS, max(c.d_vocab_out, c.d_mlp or 0) * c.d_model)
+    )
+    return kept(held * sizes.dtype.itemsize + table_memory(sizes) // len(sizes.baselines))
+
+
 COMPOSITION = Measure(
     "composition",
     CompositionSettings,
     ("composition",),
     run,
     passes,
+    memory,
     growth=lambda config, _settings: float(config.n_layers**2),
 )

@@ -6,7 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["direction_shares", "ov_write_vectors"]
+__all__ = ["PRODUCTS", "direction_shares", "ov_write_vectors"]
+
+
+PRODUCTS = 1 << 21
+"""Inner products held at once."""
 
 
 def direction_shares(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
@@ -17,8 +21,12 @@ def direction_shares(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]
     largest = vectors.abs().max() if vectors.numel() else vectors.new_zeros(())
     if largest == 0:
         return vectors.new_zeros(len(vectors))
-    gram = (vectors / largest) @ (vectors / largest).mT
-    own, all_ = gram.diagonal().square(), gram.square().sum(1)
+    scaled = vectors / largest
+    own, all_ = torch.empty_like(scaled[:, 0]), torch.empty_like(scaled[:, 0])
+    # Some rows at a time: all products at once would be as large as the square of the set.
+    for rows in torch.arange(len(scaled), device=scaled.device).split(PRODUCTS // len(scaled) + 1):
+        squares = (scaled[rows] @ scaled.mT).square_()
+        own[rows], all_[rows] = squares.gather(1, rows[:, None])[:, 0], squares.sum(1)
     return torch.where(all_ > 0, own / all_.clamp(min=torch.finfo(all_.dtype).tiny), 0.0)
 
 

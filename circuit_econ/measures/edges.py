@@ -21,7 +21,8 @@ from torch import Tensor
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures.base import Context, Measure
-from circuit_econ.measures.plan import GROUP, Plan
+from circuit_econ.measures.income_memory import table_memory
+from circuit_econ.measures.plan import GROUP, Plan, Sizes, kept, sweep_memory, workers_of
 from circuit_econ.measures.statistics import known
 from circuit_econ.measures.sweep import Sweep, sweep
 from circuit_econ.measures.variants import Cut, Mediated, Reader, Variant
@@ -30,7 +31,16 @@ from circuit_econ.model.draws import drawing
 from circuit_econ.model.intervene import Component, components
 from circuit_econ.tables import TABLES, Baseline, Kind, make_table
 
-__all__ = ["EDGES", "EdgeSettings", "Sampling", "edges_of", "effects_of", "sampling"]
+__all__ = [
+    "EDGES",
+    "EdgeSettings",
+    "Sampling",
+    "edge_memory",
+    "edge_plan",
+    "edges_of",
+    "effects_of",
+    "sampling",
+]
 
 _DRAW = 5
 """Keeps the draw of edges apart from others of the seed."""
@@ -103,7 +113,7 @@ def run(context: Context, settings: EdgeSettings) -> Mapping[str, pl.DataFrame]:
 
     Layers whose suppliers wait for a reader keep their outputs: at most L · P · T · 2D numbers
     beside what a sweep takes (L layers, P sequences of a panel, T tokens, width D), twice that
-    under ``resample``. Panels are made smaller for it, down to 8 sequences.
+    under ``resample``. Panels are made smaller for it, down to 8 sequences, and then chunks.
     """
     flows = context.tables["flows"]
     config = context.model.config
@@ -118,7 +128,7 @@ def run(context: Context, settings: EdgeSettings) -> Mapping[str, pl.DataFrame]:
             number.setdefault(variant, len(number))
         for edge in chosen[baseline] | endowed:
             number.setdefault(_cut(edge, parts, baseline), len(number))
-    swept = sweep(replace(context, plan=_plan(context)), list(number))
+    swept = sweep(_cut_small(context, len(number)), list(number))
     lost = {variant: swept.difference[at] for variant, at in number.items()}
     direct, edges, told = [], [], []
     for baseline in baselines:
@@ -154,7 +164,7 @@ def effects_of(context: Context, edges: Iterable[Edge], baseline: str) -> pl.Dat
     """
     parts = {p.name: p for p in components(context.model.config)}
     number = {edge: _cut(edge, parts, baseline) for edge in edges}
-    swept = sweep(replace(context, plan=_plan(context)), list(number.values()))
+    swept = sweep(_cut_small(context, len(number)), list(number.values()))
     effects = [swept.mean(sums)[0] for sums in swept.difference]
     names = {name: [edge[at] for edge in number] for at, name in enumerate(_EDGE)}
     schema = dict.fromkeys(names, pl.String) | {"effect": pl.Float64}
@@ -256,21 +266,49 @@ def _cut(edge: Edge, parts: Mapping[str, Component], baseline: str) -> Variant:
     return Cut((parts[supplier],), baseline, reader=reader)
 
 
-def _plan(context: Context) -> Plan:
-    """The context's plan with panels so small that what suppliers keep fits in what it may take."""
-    model, plan = context.model, context.plan
-    c, length = model.config, context.evaluation.length
-    copies = 1 + (Baseline.RESAMPLE in context.baselines)
-    each = copies * c.n_layers * length * (c.n_heads * c.d_head + c.d_model) * model.dtype.itemsize
+def _cut_small(context: Context, variants: int) -> Context:
+    return replace(context, plan=edge_plan(context.sizes, context.plan, variants))
 
-    def size(panel: int) -> int:
-        found = replace(plan, panel=panel).bytes(c, length, model.device, model.dtype)
-        return found + panel * each
 
-    allowed, panel = plan.bytes(c, length, model.device, model.dtype), plan.panel
-    while panel > GROUP and size(panel) > allowed:
-        panel -= GROUP
-    return replace(plan, panel=max(1, panel))
+def edge_plan(sizes: Sizes, plan: Plan, variants: int) -> Plan:
+    """A plan cut so small that what suppliers keep fits beside the rest in what may be taken."""
+    found = plan
+    while _held(sizes, found, variants) > plan.memory:
+        # Panels first: what waits grows with them alone.
+        fewer = max(1, found.panel - GROUP) if found.panel > GROUP else found.panel
+        smaller = found.smaller() if fewer == found.panel else replace(found, panel=fewer)
+        if smaller is None:
+            break
+        found = smaller
+    return found
+
+
+def edge_memory(sizes: Sizes, plan: Plan, variants: int) -> int:
+    """Bytes that cutting edges takes beside the weights."""
+    return _held(sizes, edge_plan(sizes, plan, variants), variants)
+
+
+def _held(sizes: Sizes, plan: Plan, variants: int) -> int:
+    """Bytes of a sweep whose suppliers wait for their readers."""
+    c = sizes.config
+    width, copies = c.n_heads * c.d_head, 1 + (Baseline.RESAMPLE in sizes.baselines)
+    waiting = copies * c.n_layers * (width + c.d_model)
+    # Readers' ports in the clean pass, of every layer that chunks still hold.
+    layers = min(c.n_layers, 2 * workers_of(sizes.device) + 2)
+    waiting += layers * (c.d_model + width + 2 * c.n_kv_heads * c.d_head)
+    panel = -(-min(plan.panel, sizes.sequences) // GROUP) * GROUP
+    each = panel * sizes.length * waiting * sizes.dtype.itemsize
+    return sweep_memory(sizes, plan, variants) + kept(each)
+
+
+def memory(sizes: Sizes, settings: EdgeSettings, plan: Plan) -> int:
+    """Bytes that it takes beside the weights; flows that it reads are there."""
+    per_baseline = 3 * len(components(sizes.config, embeddings=settings.embeddings))
+    per_baseline += settings.largest + settings.drawn
+    if settings.embeddings:
+        per_baseline += len(list(_from_embeddings(sizes.config)))
+    variants = per_baseline * len(sizes.baselines)
+    return edge_memory(sizes, plan, variants) + kept(table_memory(sizes))
 
 
 def _told(
@@ -341,6 +379,7 @@ EDGES = Measure(
     ("direct", "edges", "edge_sampling"),
     run,
     passes,
+    memory,
     depths=depths,
     needs=("income",),
 )

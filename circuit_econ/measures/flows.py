@@ -17,10 +17,10 @@ from torch import Tensor
 from circuit_econ.measures.income_parts import Pass, Port
 from circuit_econ.measures.income_pass import Dialled
 
-__all__ = ["Trade", "pairs", "trade"]
+__all__ = ["HELD", "Trade", "of_a_position", "pairs", "trade"]
 
-_HELD = 1 << 24
-"""Numbers of expanded writes and gradients held at once."""
+HELD = 1 << 24
+"""Numbers of expanded writes and gradients held at once, where memory does not ask for fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +49,25 @@ def pairs(dialled: Dialled) -> list[tuple[str, Port]]:
     ]
 
 
+def of_a_position(width: int, suppliers: int, ports: int) -> int:
+    """Numbers that flows hold for a position: writes and gradients, expanded, and products."""
+    return (2 * suppliers + ports + 1) * width + 4 * suppliers * (ports + 1)
+
+
 @torch.no_grad()
-def trade(found: Pass) -> Trade:
+def trade(found: Pass, held: int = HELD) -> Trade:
     """All flows of a pass.
 
     Writes of C components and gradients of the R ports of one layer are expanded to the width of
     the stream for a few positions at a time, so memory does not grow with heads × stream: t
-    positions of B sequences take B t ((2C + R + 1) D + 2 C R) numbers, and t is such that the first
-    term stays under 2²⁴ (or is 1). A position costs C R inner products of length D, twice behind a
-    norm: with L layers of H heads of width K about LH / (12 K) of what the pass itself does.
+    positions of B sequences take B t ((2C + R + 1) D + 4 C (R + 1)) numbers, and t is such that
+    those are no more than may be held (or is 1). A position costs C R inner products of length D,
+    twice behind a norm: with L layers of H heads of width K about LH / (12 K) of what the pass
+    itself does.
     """
     sequences, length, width = found.readings[0].entry.stream.shape
     count, most = found.income.shape[1], max(len(r.ports) for r in found.readings)
-    step = min(length, max(1, _HELD // (sequences * width * (2 * count + most + 1))))
+    step = min(length, max(1, held // (sequences * of_a_position(width, count, most))))
     like = found.readings[0].gradient
     writes = like.new_empty(2, count, sequences * step * width)
     reads = like.new_empty(most + 1, sequences * step * width)

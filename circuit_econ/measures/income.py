@@ -5,8 +5,8 @@ embeddings as the endowment that is there from the start:
 
     φ_c = −∫₀¹ ∂L/∂α_c dα,    Σ φ_c = L(all at baseline) − L(model), the product of the economy.
 
-Panels of sequences are as large as memory allows; what a pass takes is written at
-:meth:`circuit_econ.measures.income_pass.Dialled.numbers`.
+Panels of sequences are as large as the plan allows (:mod:`circuit_econ.measures.income_memory`);
+what a pass takes is written at :func:`circuit_econ.measures.income_pass.numbers`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from torch import Tensor
 from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.graph.counting import edge_class, sampling_quantile
-from circuit_econ.measures.base import Context, Measure
+from circuit_econ.measures.base import Context, Measure, Plan, Sizes
 from circuit_econ.measures.income_economy import WITHOUT_REFERENCE, Economy, Found
+from circuit_econ.measures.income_memory import Cut, cut
+from circuit_econ.measures.income_pass import rounds_of
 from circuit_econ.measures.quadrature import level_above, level_below
 from circuit_econ.measures.statistics import known
 from circuit_econ.measures.unigram import unigram_loss
 from circuit_econ.model import ModelConfig
 from circuit_econ.tables import make_table
 
-__all__ = ["INCOME", "IncomeSettings"]
+__all__ = ["INCOME", "IncomeSettings", "cut_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +131,7 @@ def _measure(
     context: Context, settings: IncomeSettings, baseline: str, number: int
 ) -> dict[str, dict[str, Any]]:
     """The columns of every table under one baseline."""
-    economy = Economy(context, baseline)
+    economy = Economy(context, baseline, cut_of(context.sizes, settings, context.plan))
     first, last = settings.levels
     stages = economy.dialled.stages if settings.stages else 1
     bounds = None if context.bounds is None else context.bounds(baseline)
@@ -228,12 +230,27 @@ def passes(
     settings: IncomeSettings,
 ) -> float:
     """Forward passes over the evaluation set if the first rule will do, a backward pass as two."""
-    nodes, stages = (1 << settings.levels[0]) + 1, 1
-    if settings.stages:
-        stages = config.n_layers * (1 if config.parallel or config.d_mlp is None else 2)
+    nodes = (1 << settings.levels[0]) + 1
+    stages = len(rounds_of(config)) if settings.stages else 1
     total = 1.0 + nodes * (1 + stages + 1)
     left_out = [b for b in baselines if settings.reference_groups and b not in WITHOUT_REFERENCE]
     return len(baselines) * total + len(left_out) * 3 * (nodes // 2 + 1)
+
+
+def cut_of(sizes: Sizes, settings: IncomeSettings, plan: Plan) -> Cut:
+    """How the work is cut under a plan."""
+    return cut(
+        sizes,
+        plan,
+        stages=len(rounds_of(sizes.config)) if settings.stages else 1,
+        levels=settings.levels,
+        left_out=settings.reference_groups > 0,
+    )
+
+
+def memory(sizes: Sizes, settings: IncomeSettings, plan: Plan) -> int:
+    """Bytes that it takes beside the weights."""
+    return cut_of(sizes, settings, plan).bytes
 
 
 INCOME = Measure(
@@ -242,5 +259,6 @@ INCOME = Measure(
     ("income", "income_stages", "income_gap", "flows", "prices"),
     run,
     passes,
+    memory,
     version=2,
 )

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuit_econ.errors import ConfigurationError
 from circuit_econ.measures.base import Context
 from circuit_econ.measures.flows import pairs, trade
+from circuit_econ.measures.income_memory import GROUPS, Cut
 from circuit_econ.measures.income_pass import Dialled
 from circuit_econ.measures.quadrature import Rule, rule
 from circuit_econ.measures.statistics import ratio_estimate
@@ -31,9 +31,6 @@ _DONORS = 1
 
 _SAFETY = 10.0
 """How much worse than by its own convergence an integral may be."""
-
-_GROUPS = 64
-"""Most groups of documents that flows are kept apart for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +124,10 @@ class Economy:
         counts: Scored positions of each group of sequences, ``[G]``.
     """
 
-    def __init__(self, context: Context, baseline: str) -> None:
-        """Measure the baseline."""
+    def __init__(self, context: Context, baseline: str, cut: Cut) -> None:
+        """Measure the baseline; the work is cut as told."""
         model, evaluation = context.model, context.evaluation
+        self._cut = cut
         self.context, self.baseline = context, baseline
         self.dialled = Dialled(model)
         self.suppliers, self.pairs = self.dialled.suppliers, pairs(self.dialled)
@@ -301,10 +299,10 @@ class Economy:
             stages: How many stages to keep incomes of apart.
             known: Is told at each node, summed over sequences, what a :class:`Path` has.
         """
-        for tokens, targets, group, bases in self._panels(index, baselines, stages):
+        for tokens, targets, group, bases in self._panels(index, baselines):
             for alpha in alphas:
-                found = self.dialled.run(tokens, targets, bases, alpha, stages)
-                sold = trade(found)
+                found = self.dialled.run(tokens, targets, bases, alpha, stages, self._cut.logits)
+                sold = trade(found, self._cut.held)
                 income, signal, crowding = (
                     x.cpu() for x in (found.income, sold.signal, sold.crowding)
                 )
@@ -322,21 +320,12 @@ class Economy:
                     known[alpha] = [x + y.cpu() for x, y in zip(before, told, strict=True)]
 
     def _panels(
-        self, index: Int[Tensor, " S"] | None, baselines: Baselines, stages: int
+        self, index: Int[Tensor, " S"] | None, baselines: Baselines
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, list[Tensor]]]:
         """Tokens, targets, groups and what the components of each sublayer fall back to."""
         model, evaluation = self.context.model, self.context.evaluation
         chosen = torch.arange(len(evaluation.tokens)) if index is None else index
-        allowed = self.context.plan.memory
-        needed = self.dialled.numbers(evaluation.length, stages) * model.dtype.itemsize
-        if needed > allowed:
-            raise ConfigurationError(
-                f"income of sequences of {evaluation.length} tokens needs {needed / 1e9:.2f} GB "
-                f"beside the weights; {allowed / 1e9:.2f} GB may be used: raise device.memory, "
-                "choose a shorter evaluation.length or measures.income.stages=false"
-            )
-        fit = allowed // needed
-        for at in chosen.split(max(1, min(self.context.plan.panel, fit))):
+        for at in chosen.split(self._cut.panel):
             tokens, targets = (
                 x[at].to(model.device) for x in (evaluation.tokens, evaluation.targets)
             )
@@ -359,8 +348,8 @@ class Economy:
 
     def _measured_on(self, reference: Tensor) -> Baselines:
         parts: Sequence[Component] = [p for sublayer in self._sublayers for p in sublayer]
-        model, panel = self.context.model, self.context.plan.panel
-        return Baselines(model, reference, [self.baseline], parts, panel=panel)
+        model = self.context.model
+        return Baselines(model, reference, [self.baseline], parts, panel=self._cut.panel)
 
 
 def _groups(clusters: Tensor | None, sequences: int) -> Int[Tensor, " S"]:
@@ -368,7 +357,7 @@ def _groups(clusters: Tensor | None, sequences: int) -> Int[Tensor, " S"]:
     number = torch.arange(sequences)
     if clusters is not None:
         number = clusters.unique(return_inverse=True)[1]
-    return number % _GROUPS
+    return number % GROUPS
 
 
 def _zeros(*shape: int) -> Tensor:

@@ -8,7 +8,7 @@ rotation, and carries on through projection and norm by formula.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from circuit_econ.measures.income_parts import Entry, Pass, Port, Reading, Sublayer, Writing
 from circuit_econ.model import Model
-from circuit_econ.model.config import Norm
+from circuit_econ.model.config import ModelConfig, Norm
 from circuit_econ.model.intervene import components
 from circuit_econ.tables import Kind, head_name, mlp_name
 
-__all__ = ["Dialled"]
+__all__ = ["LOGITS", "Dialled", "numbers", "readers_of", "rounds_of"]
 
-_LOGITS = 1 << 25
-"""Logits held at once, in numbers."""
+LOGITS = 1 << 25
+"""Logits held at once, in numbers, where memory does not ask for fewer."""
 
 _Computed = tuple[Entry, Tensor, Tensor, tuple[Tensor | None, Tensor | None]]
 """The norm, what the ports' projections give, the outputs, and the matrices before and after."""
@@ -56,29 +56,13 @@ class Dialled:
         rows = {"q": heads, "k": keys, "v": keys + c.n_kv_heads}
         if c.qk_norm:
             rows |= {"q_scale": rows["q"], "k_scale": rows["k"]}
-        self._names, self._rows = list(rows), torch.cat(list(rows.values()))
+        self._rows = torch.cat([rows[name] for name in _port_names(c)])
         apart = c.qk_norm or c.group > 1
         by_head = [w.qkv.view(-1, c.d_head, c.d_model) for w in model.weights.layers]
         self._reads = [m[self._rows] if apart else m for m in by_head]
-        # Who reads the same stream: one after the other, or side by side in a parallel block.
-        kinds = [[Kind.HEAD]] if c.d_mlp is None else [[Kind.HEAD], [Kind.MLP]]
-        if c.parallel:
-            kinds = [[Kind.HEAD, Kind.MLP]]
-        self._rounds = [(layer, kind) for layer in range(c.n_layers) for kind in kinds]
-        self.readers = list(self._all_readers())
+        self._rounds = rounds_of(c)
+        self.readers = readers_of(c)
         self.stages = len(self._rounds)
-
-    def numbers(self, length: int, stages: int) -> int:
-        """Numbers that a pass holds per sequence, chunks of bounded size apart.
-
-        T (L (8 D + (4P + 5) H K + 3 M) + (2N + 4) D): L layers of width D with H heads of width K,
-        P ports a head (3; 5 with q/k norms) and MLPs of width M (5 M if gated), N stages. Nothing
-        grows with heads × stream.
-        """
-        c = self.model.config
-        heads = (4 * len(self._names) + 5) * c.n_heads * c.d_head
-        layer = 8 * c.d_model + heads + (5 if c.gated else 3) * (c.d_mlp or 0)
-        return length * (c.n_layers * layer + (2 * stages + 4) * c.d_model)
 
     @torch.no_grad()
     def run(
@@ -88,6 +72,7 @@ class Dialled:
         bases: Sequence[Tensor],
         alpha: float,
         stages: int = 1,
+        logits: int = LOGITS,
     ) -> Pass:
         """Forward at one dial, and back.
 
@@ -102,10 +87,11 @@ class Dialled:
                 per MLP ``[…, T, 1, D]``, in the order of the forward pass.
             alpha: The dial, from 0 to 1.
             stages: How many stages to keep apart.
+            logits: Held at once, in numbers.
         """
         stream, rounds = self._forward(tokens, bases, alpha)
-        logits, losses = self._logits(stream, targets)
-        gradients = [logits.entry.through(logits.gradient[:, :, 0])]
+        last, losses = self._logits(stream, targets, logits)
+        gradients = [last.entry.through(last.gradient[:, :, 0])]
         income = stream.new_zeros(stages, len(self.suppliers), len(tokens), dtype=torch.float64)
         for members in reversed(rounds):
             earned = [torch.zeros_like(stream) for _ in range(min(len(gradients) + 1, stages))]
@@ -125,7 +111,7 @@ class Dialled:
             gradients = earned
         flat = [member for members in rounds for member in members]
         writings = [member.writing for member in flat]
-        return Pass(losses, income, writings, [*(member.reading for member in flat), logits])
+        return Pass(losses, income, writings, [*(member.reading for member in flat), last])
 
     def _forward(
         self, tokens: Tensor, bases: Sequence[Tensor], alpha: float
@@ -149,19 +135,6 @@ class Dialled:
                 stream, written = stream + added, written + now.shape[2]
             rounds.append(members)
         return stream, rounds
-
-    def _all_readers(self) -> Iterator[tuple[int, list[Port]]]:
-        heads, written = range(self.model.config.n_heads), 0
-        for layer, kinds in self._rounds:
-            before = written
-            for kind in kinds:
-                if kind is Kind.HEAD:
-                    yield before, [Port(head_name(layer, h), p) for p in self._names for h in heads]
-                    written += len(heads)
-                else:
-                    yield before, [Port(mlp_name(layer), "in")]
-                    written += 1
-        yield written, [Port(Kind.LOGITS, "in")]
 
     def _heads(self, layer: int, stream: Tensor) -> _Computed:
         c, w = self.model.config, self.model.weights.layers[layer]
@@ -195,7 +168,7 @@ class Dialled:
         q, k, v = (x.transpose(1, 2) for x in (self.model.turn(q), self.model.turn(k), v))
         return self.model.mix(layer, q, k, v)
 
-    def _logits(self, stream: Tensor, targets: Tensor) -> tuple[Reading, Tensor]:
+    def _logits(self, stream: Tensor, targets: Tensor, most: int) -> tuple[Reading, Tensor]:
         """The final norm with the gradient at what it hands on, and the loss of each sequence."""
         w, c = self.model.weights, self.model.config
         entry = Entry.of(c.final_norm, stream, w.ln_final, c.eps)
@@ -203,7 +176,7 @@ class Dialled:
         gradient = torch.zeros_like(handed)
         losses = handed.new_zeros(len(targets), dtype=torch.float64)
         # Few logits are held at once: positions are scored in chunks, each with its gradient.
-        for at in (targets >= 0).nonzero().split(max(1, _LOGITS // c.d_vocab_out)):
+        for at in (targets >= 0).nonzero().split(max(1, most // c.d_vocab_out)):
             rows, columns = at.unbind(1)
             normed = handed[rows, columns].requires_grad_()
             with torch.enable_grad():
@@ -212,3 +185,43 @@ class Dialled:
             losses.index_add_(0, rows, lost.detach().double())
         before, port = self.readers[-1]
         return Reading(entry, port, before, None, gradient[:, :, None]), losses
+
+
+def rounds_of(c: ModelConfig) -> list[tuple[int, list[Kind]]]:
+    """Who reads the same stream: one after the other, or side by side in a parallel block."""
+    kinds = [[Kind.HEAD]] if c.d_mlp is None else [[Kind.HEAD], [Kind.MLP]]
+    if c.parallel:
+        kinds = [[Kind.HEAD, Kind.MLP]]
+    return [(layer, kind) for layer in range(c.n_layers) for kind in kinds]
+
+
+def readers_of(c: ModelConfig) -> list[tuple[int, list[Port]]]:
+    """Ports of each layer's heads, of each MLP and the logits, behind how many components write."""
+    found, written, heads = [], 0, range(c.n_heads)
+    for layer, kinds in rounds_of(c):
+        before = written
+        for kind in kinds:
+            if kind is Kind.HEAD:
+                ports = [Port(head_name(layer, h), p) for p in _port_names(c) for h in heads]
+                written += len(heads)
+            else:
+                ports = [Port(mlp_name(layer), "in")]
+                written += 1
+            found.append((before, ports))
+    return [*found, (written, [Port(Kind.LOGITS, "in")])]
+
+
+def numbers(c: ModelConfig, length: int, stages: int) -> int:
+    """Numbers that a pass holds per sequence, chunks of bounded size apart.
+
+    T (L (8 D + (4P + 5) H K + 3 M) + (2N + 4) D): L layers of width D with H heads of width K, P
+    ports a head (3; 5 with q/k norms) and MLPs of width M (5 M if gated), N stages. Nothing grows
+    with heads × stream.
+    """
+    heads = (4 * len(_port_names(c)) + 5) * c.n_heads * c.d_head
+    layer = 8 * c.d_model + heads + (5 if c.gated else 3) * (c.d_mlp or 0)
+    return length * (c.n_layers * layer + (2 * stages + 4) * c.d_model)
+
+
+def _port_names(c: ModelConfig) -> list[str]:
+    return ["q", "k", "v", *(("q_scale", "k_scale") if c.qk_norm else ())]

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import torch
 
 from circuit_econ.errors import ConfigurationError
+from circuit_econ.evaluation import Evaluation
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.losses import TILE
+from circuit_econ.tables import Baseline
 
-__all__ = ["GROUP", "PANEL", "Plan", "budget", "free_memory", "workers_of"]
+__all__ = [
+    "GROUP",
+    "PANEL",
+    "Need",
+    "Plan",
+    "Sizes",
+    "activations",
+    "budget",
+    "clean_memory",
+    "free_memory",
+    "kept",
+    "means_of",
+    "sweep_memory",
+    "workers_of",
+]
 
 GROUP = 8
 """Sequences among which a placebo is shuffled; panels hold whole groups."""
@@ -26,6 +43,47 @@ FREE_SHARE = 0.5
 # Tokens of a chunk: on a CPU 16 MiB of activations and no fewer than matrix products need to run at
 # full rate; on a GPU enough to fill it.
 _CACHE, _FEWEST, _GPU_TOKENS = 16 << 20, 1024, 1 << 15
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What decides how much memory measuring takes; known before a weight is read.
+
+    Attributes:
+        config: The model.
+        length: Tokens of a sequence.
+        sequences: Of the evaluation set.
+        documents: That these come from.
+        baselines: To ablate with.
+        dtype: Of the numbers.
+        device: Where it runs.
+    """
+
+    config: ModelConfig
+    length: int
+    sequences: int
+    documents: int
+    baselines: tuple[str, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        config: ModelConfig,
+        evaluation: Evaluation,
+        baselines: Sequence[str],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Sizes:
+        """Of measuring a model on an evaluation set."""
+        count, clusters = len(evaluation.tokens), evaluation.clusters
+        documents = count if clusters is None else len(clusters.unique())
+        return cls(config, evaluation.length, count, documents, tuple(baselines), dtype, device)
+
+
+Need = Callable[["Plan"], int]
+"""From a plan to the bytes that something takes beside the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,46 +107,45 @@ class Plan:
             raise ValueError("a plan needs at least one sequence per panel and one row per chunk")
 
     @classmethod
-    def choose(
-        cls,
-        config: ModelConfig,
-        length: int,
-        device: torch.device,
-        memory: float | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Plan:
-        """The fastest cut that fits the memory.
+    def choose(cls, sizes: Sizes, memory: float, needs: Mapping[str, Need]) -> Plan:
+        """The fastest cut with which everything fits the memory.
 
         Args:
-            config: The model.
-            length: Tokens of a sequence.
-            device: Where it runs.
-            memory: Bytes beside the weights; half of what is free by default.
-            dtype: Of the numbers.
+            sizes: Of model and data.
+            memory: Bytes that may be taken beside the weights.
+            needs: By measure, from a plan to the bytes that it takes.
 
         Raises:
-            ConfigurationError: If not even one sequence at a time fits.
+            ConfigurationError: If something does not fit however the work is cut.
         """
-        allowed = budget(device) if memory is None else memory
         tokens = _GPU_TOKENS
-        if device.type == "cpu":
-            tokens = max(_FEWEST, _CACHE // (_activations(config) * dtype.itemsize))
+        if sizes.device.type == "cpu":
+            each = activations(sizes.config) * sizes.dtype.itemsize
+            tokens = max(_FEWEST, _CACHE // each)
         # No panel is larger than the pilot of a walk that adapts.
-        groups = min(PANEL // GROUP, max(1, tokens // (GROUP * length)))
-        panel, rows = GROUP * groups, max(1, tokens // length)
-        while cls(panel, rows).bytes(config, length, device, dtype) > allowed:
-            if rows > 1:
-                rows //= 2
-            elif panel > GROUP:
-                panel -= GROUP
-            else:
-                needed = cls(panel, rows).bytes(config, length, device, dtype)
+        groups = min(PANEL // GROUP, max(1, tokens // (GROUP * sizes.length)))
+        plan = cls(GROUP * groups, max(1, tokens // sizes.length), int(memory))
+        while lacking := plan.lacking(needs, memory):
+            smaller = plan.smaller()
+            if smaller is None:
                 raise ConfigurationError(
-                    f"sequences of {length} tokens through this model need {needed / 1e9:.2f} GB "
-                    f"beside its weights; {allowed / 1e9:.2f} GB may be used: raise device.memory "
-                    "or choose a shorter evaluation.length"
+                    f"{' and '.join(f'{n} needs {b / 1e9:.3g} GB' for n, b in lacking.items())} "
+                    f"beside the weights; {memory / 1e9:.3g} GB may be used: raise device.memory, "
+                    "choose a shorter evaluation.length, or leave out what does not fit"
                 )
-        return cls(panel, rows, int(allowed))
+            plan = smaller
+        return plan
+
+    def lacking(self, needs: Mapping[str, Need], memory: float) -> dict[str, int]:
+        """What does not fit under this plan, and the bytes that it takes."""
+        found = {name: need(self) for name, need in needs.items()}
+        return {name: size for name, size in found.items() if size > memory}
+
+    def smaller(self) -> Plan | None:
+        """The next cut that takes less; None if there is none."""
+        if self.rows > 1:
+            return replace(self, rows=self.rows // 2)
+        return replace(self, panel=self.panel - GROUP) if self.panel > GROUP else None
 
     def bytes(
         self, config: ModelConfig, length: int, device: torch.device, dtype: torch.dtype
@@ -100,17 +157,63 @@ class Plan:
         them takes; per worker one chunk of variants and one tile of logits.
         """
         c, size = config, dtype.itemsize
-        block = c.n_heads * c.d_head + (c.d_model if c.d_mlp else 0)
-        means = length * (c.n_layers * block + 2 * c.d_model) * (2 * size + 8)
-        panel = -(-self.panel // GROUP) * GROUP
+        means = means_of(c, length, dtype)
+        panel = _whole(self.panel)
         # Chunks that wait hold the layer they start from: stream, heads and MLP output.
         layers = min(c.n_layers, 2 * workers_of(device) + 2)
-        clean = 2 * panel * length * (_activations(c) + layers * 5 * c.d_model) * size
-        chunk = self.rows * length * _activations(c) * size
+        clean = 2 * panel * length * (activations(c) + layers * 5 * c.d_model) * size
+        chunk = self.rows * length * activations(c) * size
         logits = TILE[0] * TILE[1] * size if device.type == "cpu" else (1 << 26) * 3 * 4
         held = means + clean + max(1, workers_of(device)) * (chunk + logits)
-        # Allocators keep more than is in use.
-        return held + held // 4
+        return kept(held)
+
+
+def kept(held: int) -> int:
+    """Bytes that a process grows by where so many are in use: allocators keep more."""
+    return held + held // 4
+
+
+def sweep_memory(sizes: Sizes, plan: Plan, variants: int, *, sets: bool = False) -> int:
+    """Bytes that a sweep takes beside the weights.
+
+    Args:
+        sizes: Of model and data.
+        plan: How it is cut.
+        variants: How many there are: each has its losses of every sequence.
+        sets: Whether sets are taken out, for which ``resample`` needs donors' outputs ahead.
+    """
+    c = sizes.config
+    plan = _used(sizes, plan, variants)
+    held = plan.bytes(c, sizes.length, sizes.device, sizes.dtype)
+    held += kept(48 * variants * sizes.sequences)
+    if sets and Baseline.RESAMPLE in sizes.baselines:
+        trace = c.n_layers * (3 * c.d_model + c.n_heads * c.d_head)
+        held += kept(_whole(plan.panel) * sizes.length * trace * sizes.dtype.itemsize)
+    return held
+
+
+def clean_memory(sizes: Sizes, plan: Plan) -> int:
+    """Bytes that the loss of a checkpoint takes beside the weights."""
+    tokens = min(plan.panel, sizes.sequences) * sizes.length
+    tiles = TILE[0] * TILE[1]
+    return kept((tokens * activations(sizes.config) + tiles) * sizes.dtype.itemsize)
+
+
+def _used(sizes: Sizes, plan: Plan, variants: int) -> Plan:
+    """As much of a plan as so many sequences and variants fill."""
+    panel = min(plan.panel, sizes.sequences)
+    return replace(plan, panel=panel, rows=min(plan.rows, panel * max(1, variants)))
+
+
+def _whole(panel: int) -> int:
+    """Sequences of a panel in whole groups."""
+    return -(-panel // GROUP) * GROUP
+
+
+def means_of(c: ModelConfig, length: int, dtype: torch.dtype) -> int:
+    """Bytes that means of every component at every position take, with their float64 sums."""
+    block = c.n_heads * c.d_head + (c.d_model if c.d_mlp else 0)
+    return length * (c.n_layers * block + 2 * c.d_model) * (2 * dtype.itemsize + 8)
 
 
 def workers_of(device: torch.device) -> int:
@@ -136,7 +239,7 @@ def free_memory(device: torch.device) -> int:
     return max(0, free)
 
 
-def _activations(c: ModelConfig) -> int:
+def activations(c: ModelConfig) -> int:
     """Numbers per token that computing a block holds at once."""
     attention = 3 * (c.n_heads + 2 * c.n_kv_heads) * c.d_head + 2 * c.n_heads * c.d_head
     mlp = (4 if c.gated else 2) * (c.d_mlp or 0)

@@ -12,13 +12,15 @@ from itertools import groupby
 from pathlib import Path
 
 import polars as pl
+import torch
 
 from circuit_econ.errors import ConfigurationError, foreign
 from circuit_econ.filing import held, put, read_text
 from circuit_econ.graph.counting import Quantity, edge_class, largest
-from circuit_econ.measures.base import Context
-from circuit_econ.measures.edges import edges_of, effects_of
+from circuit_econ.measures.base import Context, Plan, Sizes
+from circuit_econ.measures.edges import edge_plan, edges_of, effects_of
 from circuit_econ.measures.income_economy import Economy
+from circuit_econ.measures.income_memory import Cut, cut
 from circuit_econ.measures.quadrature import rule
 from circuit_econ.model.untrained import Untrained
 
@@ -32,7 +34,7 @@ PASSES = 3.0 * len(rule(_LEVEL).nodes)
 _FIRST_SEED = 1_000_000_007
 """Seeds of untrained models are far from those that anybody trains with."""
 
-_FORMAT = 4
+_FORMAT = 5
 
 _KEPT = pl.Schema({"seed": pl.Int64, "class": pl.String, "largest": pl.Float64})
 
@@ -41,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 def plain_flows(context: Context, baseline: str, level: int = _LEVEL) -> pl.DataFrame:
     """All flows of a model by one rule, without errors: supplier, buyer, port."""
-    economy = Economy(context, baseline)
+    economy = Economy(context, baseline, plain_cut(context.sizes, context.plan, level))
     found = economy.integrate(level)
     scored = economy.counts.sum()
     return pl.DataFrame(
@@ -56,12 +58,23 @@ def plain_flows(context: Context, baseline: str, level: int = _LEVEL) -> pl.Data
     )
 
 
+def plain_cut(sizes: Sizes, plan: Plan, level: int = _LEVEL) -> Cut:
+    """How the work of :func:`plain_flows` is cut under a plan."""
+    return cut(sizes, plan, stages=1, levels=(level, level), left_out=False)
+
+
+def effects_plan(sizes: Sizes, plan: Plan, cut: int) -> Plan:
+    """A plan under which so many edges of both classes can be cut."""
+    return edge_plan(sizes, plan, 2 * cut)
+
+
 def plain_effects(context: Context, baseline: str, cut: int) -> pl.DataFrame:
     """Exact effects of a model's largest flows, so many of capital goods and of final goods each.
 
     Returns:
         Columns ``supplier``, ``buyer``, ``port``, ``effect``.
     """
+    context = replace(context, plan=effects_plan(context.sizes, context.plan, cut))
     flows = edges_of(plain_flows(context, baseline))
     chosen = []
     for _, edges in groupby(sorted(flows, key=_class_of), key=_class_of):
@@ -129,10 +142,18 @@ def _class_of(edge: tuple[str, str, str]) -> str:
     return edge_class(edge[1], Quantity.EFFECT)
 
 
-def _digest(context: Context, untrained: Untrained, baseline: str, cut: int | None) -> str:
+def _digest(context: Context, untrained: Untrained, baseline: str, most: int | None) -> str:
+    model, sizes = context.model, context.sizes
+    # What decides the last digits is part of it: which numbers, by how many, in which pieces.
+    flows = plain_cut(sizes, context.plan)
+    pieces = [flows.panel, flows.held, flows.logits]
+    if most is not None:
+        effects = effects_plan(sizes, context.plan, most)
+        pieces += [effects.panel, effects.rows]
     told = [
         _FORMAT, untrained.digest, context.evaluation.digest, baseline, context.seed,
-        str(context.model.dtype), str(context.model.products.rounding), _LEVEL, cut,
+        str(model.dtype), str(model.products.rounding), model.device.type,
+        torch.get_num_threads(), pieces, _LEVEL, most,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 

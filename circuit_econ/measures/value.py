@@ -12,7 +12,7 @@ from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures.adapting import adapt, estimate_of, pilot_panels
 from circuit_econ.measures.base import Context, Measure
-from circuit_econ.measures.plan import GROUP
+from circuit_econ.measures.plan import GROUP, PANEL, Plan, Sizes, sweep_memory
 from circuit_econ.measures.precision import judge, tail
 from circuit_econ.measures.statistics import Estimate, known
 from circuit_econ.measures.sweep import Draw, Sweep
@@ -174,4 +174,12 @@ def check(config: ModelConfig, settings: ValueSettings) -> None:
     _chosen(config, settings)
 
 
-VALUE = Measure("value", ValueSettings, ("value",), run, passes, depths=depths, check=check)
+def memory(sizes: Sizes, settings: ValueSettings, plan: Plan) -> int:
+    """Bytes that it takes beside the weights."""
+    groups = math.ceil(min(sizes.sequences, PANEL) / GROUP)  # a pilot may be all there is
+    draws = math.ceil(settings.placebo_draws / groups)
+    count = len(_chosen(sizes.config, settings)) * len(sizes.baselines) * (1 + draws)
+    return sweep_memory(sizes, plan, count, sets=bool(settings.sets))
+
+
+VALUE = Measure("value", ValueSettings, ("value",), run, passes, memory, depths=depths, check=check)
