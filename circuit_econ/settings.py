@@ -118,8 +118,13 @@ class Settings:
         """By measure, and for the loss of a checkpoint, from a plan to the bytes that it takes."""
         found: dict[str, Need] = {"the loss": partial(clean_memory, sizes)}
         for one in self.measures:
-            found[one.name] = partial(one.memory, sizes, self.options[one.name])
+            found[one.name] = partial(self._need, one, sizes)
         return found
+
+    def _need(self, one: Measure, sizes: Sizes, plan: Plan) -> int:
+        """Of a measure; what another counts by is measured when its needs are."""
+        asking = [m for m in self.measures if m.bounds is not None and one.name in m.needs]
+        return max(m.memory(sizes, self.options[m.name], plan) for m in (one, *asking))
 
     def plan(self, config: ModelConfig, evaluation: Evaluation, kept: Plan | None = None) -> Plan:
         """How to cut the work so that all measures fit what they may take.

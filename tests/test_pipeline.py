@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_steps_and_measures_extend_a_ledger(
     monkeypatch.setitem(
         __import__("circuit_econ.measures", fromlist=["MEASURES"]).MEASURES,
         "value",
-        type(VALUE)(VALUE.name, VALUE.settings, VALUE.tables, counted, VALUE.passes, VALUE.check),
+        replace(VALUE, run=counted),
     )
     ledger = walk(run, out, measures=["value", "capacity"])
     assert calls == [1, 2]
