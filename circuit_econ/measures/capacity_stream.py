@@ -105,7 +105,8 @@ def _each(sizes: Sizes, *, every_layer: bool) -> int:
     trace = c.n_layers * (3 * c.d_model + heads) + activations(c)
     places = len(_places(2 * c.n_layers, every_layer=every_layer))
     wide = (places + 3) * c.d_model + max(5 * heads, 2 * (c.d_mlp or 0))
-    return sizes.length * (trace * sizes.dtype.itemsize + 8 * wide)
+    # Products of float64 make as many copies again on their way: measured, not derived.
+    return 2 * sizes.length * (trace * sizes.dtype.itemsize + 8 * wide)
 
 
 def _writers(model: Model, place: int) -> list[tuple[str, int | None]]:

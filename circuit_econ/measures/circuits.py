@@ -28,10 +28,14 @@ from circuit_econ.measures.edges import edge_memory
 from circuit_econ.measures.income_memory import table_memory
 from circuit_econ.measures.plan import kept, sweep_memory
 from circuit_econ.measures.sweep import Variant, sweep
-from circuit_econ.measures.untrained_flows import largest_of_untrained, plain_cut
+from circuit_econ.measures.untrained_flows import (
+    beside,
+    largest_of_untrained,
+    plain_cut,
+    weights_of,
+)
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import components, parse_component
-from circuit_econ.model.weights import blank
 from circuit_econ.tables import BASELINES, make_table
 
 __all__ = ["CIRCUITS", "CircuitSettings"]
@@ -317,10 +321,11 @@ def memory(sizes: Sizes, settings: CircuitSettings, plan: Plan) -> int:
     most = min(names, settings.most_pairs)
     variants = (2 * names + most * (most - 1) // 2) * len(sizes.baselines)
     swept = sweep_memory(sizes, plan, variants, sets=True)
-    flows = plain_cut(sizes, plan).bytes
-    weights = sum(t.numel() for _, t in blank(c, sizes.dtype, torch.device("meta")).named())
-    drawn = weights * (2 * 4 + sizes.dtype.itemsize)
-    at_work = weights * sizes.dtype.itemsize + max(flows, edge_memory(sizes, plan, variants))
+    left, weights = beside(sizes, plan), weights_of(sizes)
+    edges = edge_memory(sizes, left, names)
+    # The module that they are drawn in, what is read of it in float32, and the model.
+    drawn = weights + 2 * weights * 4 // sizes.dtype.itemsize
+    at_work = weights + max(plain_cut(sizes, left).bytes, edges)
     return kept(table_memory(sizes)) + max(swept, drawn, at_work)
 
 

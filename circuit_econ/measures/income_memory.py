@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from circuit_econ.measures.flows import HELD, of_a_position
 from circuit_econ.measures.income_pass import LOGITS, numbers, readers_of
-from circuit_econ.measures.plan import Plan, Sizes, kept, means_of
+from circuit_econ.measures.plan import Plan, Sizes, means_of
 from circuit_econ.model import ModelConfig
 from circuit_econ.model.intervene import components
 from circuit_econ.tables import Baseline
@@ -74,11 +74,12 @@ def cut(sizes: Sizes, plan: Plan, *, stages: int, levels: tuple[int, int], left_
         fixed += c.n_layers * c.n_heads * c.d_head * c.d_model * size * (5 if c.qk_norm else 3)
     each = each * size + 8 * (8 * flows + 3 * stages * suppliers)
     position = of_a_position(c.d_model, suppliers, ports)
-    room = plan.memory * 4 // 5 - fixed
+    # Of what a backward pass frees allocators keep more than elsewhere: measured, not derived.
+    room = plan.memory * 3 // 5 - fixed
     fit = (room - min(room // 4, max(HELD, 4 * LOGITS) * size)) // each
     panel = max(1, min(plan.panel, sizes.sequences, fit))
     left = max(0, room - panel * each) // size
     held = min(HELD, left, panel * sizes.length * position)
     logits = min(LOGITS, left // 4, panel * sizes.length * c.d_vocab_out)
     held, logits = max(held, panel * position), max(logits, c.d_vocab_out)
-    return Cut(panel, held, logits, kept(fixed + panel * each + max(held, 4 * logits) * size))
+    return Cut(panel, held, logits, (fixed + panel * each + max(held, 4 * logits) * size) * 5 // 3)

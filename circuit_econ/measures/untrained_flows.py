@@ -20,9 +20,11 @@ from circuit_econ.graph.counting import Quantity, edge_class, largest
 from circuit_econ.measures.base import Context, Plan, Sizes
 from circuit_econ.measures.edges import edge_plan, edges_of, effects_of
 from circuit_econ.measures.income_economy import Economy
-from circuit_econ.measures.income_memory import Cut, cut
+from circuit_econ.measures.income_memory import Cut, cut, table_memory
+from circuit_econ.measures.plan import kept
 from circuit_econ.measures.quadrature import rule
 from circuit_econ.model.untrained import Untrained
+from circuit_econ.model.weights import blank
 
 __all__ = ["PASSES", "largest_of_untrained", "plain_effects", "plain_flows"]
 
@@ -61,6 +63,18 @@ def plain_flows(context: Context, baseline: str, level: int = _LEVEL) -> pl.Data
 def plain_cut(sizes: Sizes, plan: Plan, level: int = _LEVEL) -> Cut:
     """How the work of :func:`plain_flows` is cut under a plan."""
     return cut(sizes, plan, stages=1, levels=(level, level), left_out=False)
+
+
+def weights_of(sizes: Sizes) -> int:
+    """Bytes of an untrained model's weights, which are there beside the checkpoint's."""
+    shapes = blank(sizes.config, sizes.dtype, torch.device("meta"))
+    return sum(tensor.numel() for _, tensor in shapes.named()) * sizes.dtype.itemsize
+
+
+def beside(sizes: Sizes, plan: Plan) -> Plan:
+    """A plan with what is left to measure an untrained model, and the tables of flows."""
+    taken = weights_of(sizes) + kept(table_memory(sizes))
+    return replace(plan, memory=max(1, plan.memory - taken))
 
 
 def effects_plan(sizes: Sizes, plan: Plan, cut: int) -> Plan:
@@ -125,7 +139,8 @@ def _measured(
         for seed in seeds:
             if seed in known["seed"]:
                 continue
-            other = replace(context, model=untrained(seed), progress=lambda _: None)
+            plan = beside(context.sizes, context.plan)
+            other = replace(context, model=untrained(seed), plan=plan, progress=lambda _: None)
             if cut is None:
                 found = largest(plain_flows(other, baseline))
             else:
@@ -144,11 +159,12 @@ def _class_of(edge: tuple[str, str, str]) -> str:
 
 def _digest(context: Context, untrained: Untrained, baseline: str, most: int | None) -> str:
     model, sizes = context.model, context.sizes
+    plan = beside(sizes, context.plan)
     # What decides the last digits is part of it: which numbers, by how many, in which pieces.
-    flows = plain_cut(sizes, context.plan)
+    flows = plain_cut(sizes, plan)
     pieces = [flows.panel, flows.held, flows.logits]
     if most is not None:
-        effects = effects_plan(sizes, context.plan, most)
+        effects = effects_plan(sizes, plan, most)
         pieces += [effects.panel, effects.rows]
     told = [
         _FORMAT, untrained.digest, context.evaluation.digest, baseline, context.seed,
