@@ -131,10 +131,11 @@ def _measure(
     context: Context, settings: IncomeSettings, baseline: str, number: int
 ) -> dict[str, dict[str, Any]]:
     """The columns of every table under one baseline."""
+    # Untrained models may have to be measured for it: before this economy takes its memory.
+    bounds = None if context.bounds is None else context.bounds(baseline)
     economy = Economy(context, baseline, cut_of(context.sizes, settings, context.plan))
     first, last = settings.levels
     stages = economy.dialled.stages if settings.stages else 1
-    bounds = None if context.bounds is None else context.bounds(baseline)
     for found in economy.refine(first, last, stages):
         level, product = found.fine.rule.level, found.product
         tolerance = max(_TOLERANCE * abs(product), _FLOOR)
