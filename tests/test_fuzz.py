@@ -11,7 +11,7 @@ from pathlib import Path
 from fuzz.catalogue import CASES
 
 TESTS = Path(__file__).parent
-SEED, EACH = 7, 12
+SEED, EACH = 7, 8
 
 
 def fuzz(*arguments: object, code: int = 0) -> list[str]:
@@ -31,7 +31,7 @@ def test_some_cases_of_every_generator() -> None:
     assert [row.split()[-len(head.split())] for row in rows[:-1]] == [str(EACH)] * len(CASES)
     total = [int(n) for n in rows[-1].split()[1:]]
     # Most of what is hostile is refused, and much of the rest is compared with an oracle.
-    assert total[1] > 40 and total[2] > 20 and sum(total[4:]) == 0
+    assert total[1] > 30 and total[2] > 12 and sum(total[4:]) == 0
 
 
 BAD = {

@@ -7,15 +7,38 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
+from fuzz.running import HANG, VERDICTS, Failure, jobs, run
+from fuzz.shop import Case
 
-from circuit_econ.model import Model
-from fuzz.catalogue import CASES, jobs
-from fuzz.planted import PLANTED
-from fuzz.running import HANG, VERDICTS, run
+
+def _planted() -> Mapping[str, Case]:
+    from fuzz.planted import PLANTED
+
+    return PLANTED
+
+
+def _all() -> Mapping[str, Case]:
+    """All generators, with whatever is loaded late loaded now, once for all workers."""
+    import torch
+
+    from circuit_econ.model import Model
+    from fuzz.catalogue import CASES
+
+    torch.set_num_threads(1)
+    Model.initialise({"d_model": 4, "d_head": 2, "n_layers": 1, "n_ctx": 4, "d_vocab": 3})
+    return CASES
+
+
+def _say(failure: Failure) -> None:
+    """A failure, when it comes."""
+    said = f"{failure.generator}:{failure.number} {failure.verdict}: {failure.detail}"
+    print(
+        "\n".join([said, *(f"    {note}" for note in failure.notes)]), file=sys.stderr, flush=True
+    )
 
 
 def main() -> int:
@@ -28,23 +51,17 @@ def main() -> int:
     parser.add_argument("--failures", type=Path, help="where failing cases are listed, as JSON")
     parser.add_argument("--planted", action="store_true", help="cases that are known to fail")
     given = parser.parse_args()
-    cases = PLANTED if given.planted else CASES
-    torch.set_num_threads(1)
-    # Whatever is loaded late is loaded now, once for all workers.
-    Model.initialise({"d_model": 4, "d_head": 2, "n_layers": 1, "n_ctx": 4, "d_vocab": 3})
+    cases = _planted() if given.planted else _all()
     chosen = jobs(cases, given.cases, given.only)
     began = time.perf_counter()
     hang = 8.0 if given.planted else HANG
-    counts, failures = run(cases, chosen, given.seed, given.workers, hang)
+    counts, failures = run(cases, chosen, given.seed, given.workers, hang, _say)
     shown = [v for v in VERDICTS if any(c[v] for c in counts.values()) or v not in ("other",)]
     print(f"{'':16}" + "".join(f"{v:>11}" for v in ("cases", *shown)))
     for name, found in [*counts.items(), ("all", sum(counts.values(), Counter[str]()))]:
         figures = (found.total(), *(found[v] for v in shown))
         print(f"{name:16}" + "".join(f"{n:>11}" for n in figures))
     print(f"seed {given.seed}, {time.perf_counter() - began:.0f} s")
-    for failure in failures:
-        print(f"\n{failure.generator}:{failure.number} {failure.verdict}: {failure.detail}")
-        print("\n".join(f"    {note}" for note in failure.notes))
     if given.failures and failures:
         given.failures.write_text(json.dumps([asdict(f) for f in failures], indent=1))
         print(f"\nlisted in {given.failures}; again: make fuzz FUZZ_ONLY=generator:number")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from fuzz.checkpoints import configurations, names, pickles, safetensors
 from fuzz.ledgers import ledgers
 from fuzz.overrides import overrides
@@ -11,7 +9,7 @@ from fuzz.shop import Case
 from fuzz.specials import specials
 from fuzz.texts import texts, tokenizers_
 
-__all__ = ["CASES", "jobs"]
+__all__ = ["CASES"]
 
 CASES: dict[str, Case] = {
     "configurations": configurations,
@@ -24,12 +22,3 @@ CASES: dict[str, Case] = {
     "overrides": overrides,
     "special files": specials,
 }
-
-
-def jobs(cases: Iterable[str], count: int, only: str | None = None) -> list[tuple[str, int]]:
-    """Cases by turns, so many in all; or those of one generator; or a single one."""
-    name, _, number = (only or "").partition(":")
-    if number:
-        return [(name, int(number))]
-    chosen = [name] if name else list(cases)
-    return [(chosen[i % len(chosen)], i // len(chosen)) for i in range(count)]

@@ -18,7 +18,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -27,7 +27,7 @@ from typing import Any
 from circuit_econ.errors import CircuitEconError
 from fuzz.shop import Case, FuzzError, Shop, SilentError, UnforeseenError, check_reason
 
-__all__ = ["FINE", "VERDICTS", "Failure", "run"]
+__all__ = ["FINE", "VERDICTS", "Failure", "jobs", "run"]
 
 FINE = ("refused", "right", "unchecked")
 VERDICTS = (*FINE, "silent", "unforeseen", "traceback", "hang", "memory", "foreign", "other")
@@ -42,7 +42,7 @@ ROOM = 8 << 30
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A case that failed: ``make fuzz ONLY=generator:number`` with its seed runs it again."""
+    """A case that failed: ``make fuzz FUZZ_ONLY=generator:number`` with its seed runs it again."""
 
     generator: str
     number: int
@@ -52,16 +52,13 @@ class Failure:
     notes: Sequence[str]
 
 
-class ForeignError(FuzzError):
-    """Something ran, was connected to, or was written that should not have been."""
-
-
 def run(
     cases: Mapping[str, Case],
     jobs: Sequence[tuple[str, int]],
     seed: int,
     workers: int = 1,
     hang: float = HANG,
+    say: Callable[[Failure], None] = lambda failure: None,
 ) -> tuple[dict[str, Counter[str]], list[Failure]]:
     """Run cases.
 
@@ -71,6 +68,7 @@ def run(
         seed: Of everything; a case depends on it, its generator and its number alone.
         workers: How many run side by side.
         hang: Seconds after which a case hangs.
+        say: Told every failure when it comes.
 
     Returns:
         Counts of verdicts by generator, and what failed.
@@ -92,13 +90,23 @@ def run(
                 for name, number, found in hand.answers():
                     counts[name][found["verdict"]] += 1
                     if found["verdict"] not in FINE:
-                        failures.append(Failure(name, number, seed, found["verdict"],
-                                                found["detail"], found["notes"]))  # fmt: skip
+                        said = found["verdict"], found["detail"], found["notes"]
+                        failures.append(Failure(name, number, seed, *said))
+                        say(failures[-1])
         for hand in hands:
             hand.end()
     finally:
         shutil.rmtree(root, ignore_errors=True)
     return counts, failures
+
+
+def jobs(cases: Iterable[str], count: int, only: str | None = None) -> list[tuple[str, int]]:
+    """Cases by turns, so many in all; or those of one generator; or a single one."""
+    name, _, number = (only or "").partition(":")
+    if number:
+        return [(name, int(number))]
+    chosen = [name] if name else list(cases)
+    return [(chosen[i % len(chosen)], i // len(chosen)) for i in range(count)]
 
 
 class _Hand:
