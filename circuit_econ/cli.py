@@ -116,8 +116,11 @@ def _refuse(reason: str) -> int:
 @contextmanager
 def _ended_by_signal() -> Generator[None, None, None]:
     """SIGTERM ends a verb as Ctrl-C does: what a scheduler ends says how to go on."""
+    ended = False
 
     def end(_number: int, _frame: object) -> NoReturn:
+        nonlocal ended
+        ended = True
         raise KeyboardInterrupt
 
     # Only the main thread may say what a signal does.
@@ -127,6 +130,10 @@ def _ended_by_signal() -> Generator[None, None, None]:
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except Exception as error:
+        if ended:  # others' code stumbled while it was cleaning up
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

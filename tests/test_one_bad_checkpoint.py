@@ -81,7 +81,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
             raise error
         return VALUE.run(context, settings)
 
-    spoilt = type(VALUE)(VALUE.name, VALUE.settings, VALUE.tables, run, VALUE.passes)
+    spoilt = replace(VALUE, run=run)
     monkeypatch.setitem(MEASURES, "value", spoilt)
 
 
@@ -280,7 +280,7 @@ def test_sigterm_ends_a_walk_as_an_interrupt_does(
             os.kill(os.getpid(), signal.SIGTERM)
         return VALUE.run(context, settings)
 
-    spoilt = type(VALUE)(VALUE.name, VALUE.settings, VALUE.tables, kill, VALUE.passes)
+    spoilt = replace(VALUE, run=kill)
     monkeypatch.setitem(MEASURES, "value", spoilt)
     before = signal.getsignal(signal.SIGTERM)
     answer = run("walk", *(["-m"] if several else []), *WALK, "out=ended",
@@ -290,3 +290,18 @@ def test_sigterm_ends_a_walk_as_an_interrupt_does(
     assert signal.getsignal(signal.SIGTERM) is before
     outs = sorted((run.folder / "ended").glob("seed=*")) if several else [run.folder / "ended"]
     assert [ce.open_ledger(out).steps("value") for out in outs] == [[0]]
+
+
+def test_sigterm_is_said_though_others_stumble_while_they_clean_up(
+    run: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(_path: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise ce.ConfigurationError("a library that was broken off")
+
+    monkeypatch.setattr("circuit_econ.ledger.open_ledger", stumble)
+    answer = run("report", "none")
+    assert answer.code == 1
+    assert answer.reason == "interrupted; what was measured is kept, and the same command goes on"
