@@ -141,10 +141,11 @@ def headline(run: RunFrames) -> str:
         clear = rows.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
         # The same sequences: as many standard errors of the difference as the interval has below.
         errors = (pl.col("value") - pl.col("low")) / se
-        beyond = pl.col("value") - pl.col("placebo") > errors * (se**2 + placebo_se**2).sqrt()
+        margin = errors * (se**2 + placebo_se**2).sqrt()
+        beyond = rows.filter(pl.col("value") - pl.col("placebo") > margin).height
         sentences.append(
             f"{clear} of {rows.height} components have a 95 % interval that excludes zero; "
-            f"{rows.filter(beyond).height} are that clear of their placebo."
+            f"{beyond} {'is that clear of its' if beyond == 1 else 'are that clear of their'} placebo."
         )
     sentences.append(f"{measured} of {run.checkpoints.height} checkpoints were measured.")
     return " ".join(sentences)
