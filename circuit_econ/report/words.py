@@ -145,7 +145,8 @@ def headline(run: RunFrames) -> str:
         beyond = rows.filter(pl.col("value") - pl.col("placebo") > margin).height
         sentences.append(
             f"{clear} of {rows.height} components have a 95 % interval that excludes zero; "
-            f"{beyond} {'is that clear of its' if beyond == 1 else 'are that clear of their'} placebo."
+            f"{beyond} {'is' if beyond == 1 else 'are'} that clear of "
+            f"{'its' if beyond == 1 else 'their'} placebo."
         )
     sentences.append(f"{measured} of {run.checkpoints.height} checkpoints were measured.")
     return " ".join(sentences)
