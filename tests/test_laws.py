@@ -77,7 +77,14 @@ def test_the_stream_is_the_sum_of_what_was_written_and_the_bridge_agrees(
     context = context_of(source, seed)
     tokens = context.evaluation.tokens
     check_identity(context.model, tokens)
-    assert check_against_bridge(source, tokens, context.evaluation.targets) < 1e-5
+    targets = context.evaluation.targets
+    with torch.no_grad():
+        stream = context.model.run(context.model.embed(tokens))
+        loss = (
+            float(context.model.sequence_losses(stream, targets).sum()) / context.evaluation.scored
+        )
+    # The bridge's rotary tables are float32: of a loss of thousands 1e-8 is what they leave.
+    assert check_against_bridge(source, tokens, targets) < 1e-5 * max(1, loss)
     with torch.no_grad():
         trace = context.model.trace(tokens)
         for place, stream in trace.streams.items():
