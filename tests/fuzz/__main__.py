@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from fuzz.running import HANG, VERDICTS, Failure, jobs, run
+from fuzz.running import VERDICTS, Failure, Limits, jobs, run
 from fuzz.shop import Case
 
 
@@ -54,8 +54,8 @@ def main() -> int:
     cases = _planted() if given.planted else _all()
     chosen = jobs(cases, given.cases, given.only)
     began = time.perf_counter()
-    hang = 8.0 if given.planted else HANG
-    counts, failures = run(cases, chosen, given.seed, given.workers, hang, _say)
+    limits = Limits(8.0, 256 << 20) if given.planted else Limits()
+    counts, failures = run(cases, chosen, given.seed, given.workers, limits, _say)
     shown = [v for v in VERDICTS if any(c[v] for c in counts.values()) or v not in ("other",)]
     print(f"{'':16}" + "".join(f"{v:>11}" for v in ("cases", *shown)))
     for name, found in [*counts.items(), ("all", sum(counts.values(), Counter[str]()))]:

@@ -25,7 +25,7 @@ def _chatter() -> None:
 
 
 def _eat() -> None:
-    block = bytearray(3500 << 20)
+    block = bytearray(400 << 20)
     block[::4096] = bytes(len(block[::4096]))
 
 

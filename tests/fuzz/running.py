@@ -27,17 +27,26 @@ from typing import Any
 from circuit_econ.errors import CircuitEconError
 from fuzz.shop import Case, FuzzError, Shop, SilentError, UnforeseenError, check_reason
 
-__all__ = ["FINE", "VERDICTS", "Failure", "jobs", "run"]
+__all__ = ["FINE", "VERDICTS", "Failure", "Limits", "jobs", "run"]
 
 FINE = ("refused", "right", "unchecked")
 VERDICTS = (*FINE, "silent", "unforeseen", "traceback", "hang", "memory", "foreign", "other")
 
-HANG = 60.0
-"""Seconds after which a case hangs: none takes one, but the machine may be busy."""
-MEMORY = 3 << 30
-"""Bytes that a case may take."""
 ROOM = 8 << 30
 """Bytes of address space beyond which a worker gets none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a case may take.
+
+    Attributes:
+        seconds: After which it hangs: none takes one, but the machine may be busy.
+        memory: Bytes.
+    """
+
+    seconds: float = 60.0
+    memory: int = 3 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ def run(
     jobs: Sequence[tuple[str, int]],
     seed: int,
     workers: int = 1,
-    hang: float = HANG,
+    limits: Limits = Limits(),
     say: Callable[[Failure], None] = lambda failure: None,
 ) -> tuple[dict[str, Counter[str]], list[Failure]]:
     """Run cases.
@@ -67,7 +76,7 @@ def run(
         jobs: Which of their cases: names and numbers.
         seed: Of everything; a case depends on it, its generator and its number alone.
         workers: How many run side by side.
-        hang: Seconds after which a case hangs.
+        limits: What a case may take.
         say: Told every failure when it comes.
 
     Returns:
@@ -79,7 +88,7 @@ def run(
     counts = {name: Counter[str]() for name in cases}
     failures: list[Failure] = []
     try:
-        hands = [_Hand(root / f"worker-{i}", cases, seed, hang) for i in range(workers)]
+        hands = [_Hand(root / f"worker-{i}", cases, seed, limits) for i in range(workers)]
         (root / "good").mkdir()
         waiting = list(reversed(jobs))
         while waiting or any(hand.job for hand in hands):
@@ -112,8 +121,8 @@ def jobs(cases: Iterable[str], count: int, only: str | None = None) -> list[tupl
 class _Hand:
     """A worker process, forked anew when a case was the end of it."""
 
-    def __init__(self, place: Path, cases: Mapping[str, Case], seed: int, hang: float) -> None:
-        self.place, self.cases, self.seed, self.hang = place, cases, seed, hang
+    def __init__(self, place: Path, cases: Mapping[str, Case], seed: int, limits: Limits) -> None:
+        self.place, self.cases, self.seed, self.limits = place, cases, seed, limits
         self.job: tuple[str, int] | None = None
         self.child: int | None = None
         self.began = 0.0
@@ -141,9 +150,13 @@ class _Hand:
                 self.child = None
                 found = {"verdict": "other", "detail": f"process ended: {status}", "notes": []}
                 found["notes"] = self._notes()
-        elif time.monotonic() - self.began > self.hang:
+        elif time.monotonic() - self.began > self.limits.seconds:
             self.end()
-            found = {"verdict": "hang", "detail": f"{self.hang} s", "notes": self._notes()}
+            found = {
+                "verdict": "hang",
+                "detail": f"{self.limits.seconds} s",
+                "notes": self._notes(),
+            }
         else:
             return
         self.job = None
@@ -169,7 +182,8 @@ class _Hand:
             os.close(to)
             os.close(answer)
             try:
-                _work(self.place, self.cases, self.seed, os.fdopen(ours), os.fdopen(theirs, "w"))
+                most, ends = self.limits.memory, (os.fdopen(ours), os.fdopen(theirs, "w"))
+                _work(self.place, self.cases, self.seed, most, *ends)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -215,7 +229,9 @@ class _Watch:
             self.seen.append(f"{event} {whole}")
 
 
-def _work(place: Path, cases: Mapping[str, Case], seed: int, jobs: Any, answers: Any) -> None:
+def _work(
+    place: Path, cases: Mapping[str, Case], seed: int, most: int, jobs: Any, answers: Any
+) -> None:
     # What libraries print, panics of compiled code among it, is not looked at.
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
@@ -233,12 +249,14 @@ def _work(place: Path, cases: Mapping[str, Case], seed: int, jobs: Any, answers:
         name, number = json.loads(line)
         folder = place / "case"
         shop = Shop(root, folder, place / "spied")
-        found = _judge(cases[name], shop, Random(f"{seed} {name} {number}"), watch, place)
+        found = _judge(cases[name], shop, Random(f"{seed} {name} {number}"), watch, place, most)
         answers.write(json.dumps({**found, "notes": shop.notes}) + "\n")
         answers.flush()
 
 
-def _judge(case: Case, shop: Shop, rng: Random, watch: _Watch, place: Path) -> dict[str, str]:
+def _judge(
+    case: Case, shop: Shop, rng: Random, watch: _Watch, place: Path, most: int
+) -> dict[str, str]:
     _empty(shop.folder)
     shop.folder.mkdir()
     os.chdir(shop.folder)
@@ -271,7 +289,7 @@ def _judge(case: Case, shop: Shop, rng: Random, watch: _Watch, place: Path) -> d
         else:
             shop.spied.unlink(missing_ok=True)
     taken = _peak() - before
-    if taken > MEMORY:
+    if taken > most:
         verdict, detail = "memory", f"{taken >> 20} MB"
     return {"verdict": verdict, "detail": detail}
 
