@@ -336,7 +336,7 @@ def _odd(rng: Random, tensor: Tensor) -> tuple[Any, str]:
             "nested": torch.nested.nested_tensor([torch.ones(2)]),
             "quantised": torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8),
             "expanded": torch.ones(()).expand(tensor.shape),
-            "parameter": torch.nn.Parameter(tensor.clone()),
+            "parameter": torch.nn.Parameter(tensor.clone(), tensor.is_floating_point()),
             "conjugate": torch.conj(tensor.to(torch.complex64)).imag,
             "strided": torch.cat([tensor, tensor], -1)[..., ::2],
         }  # fmt: skip
