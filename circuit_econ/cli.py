@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from circuit_econ.errors import CircuitEconError, ConfigurationError, LedgerError, told
-from circuit_econ.places import config_folder
+from circuit_econ.places import config_folder, installed
 
 __all__ = ["main"]
 
@@ -80,9 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_HELP, end="")
         return DONE if given else WRONG
     if given[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("circuit-econ"))
+        print(installed("circuit-econ"))
         return DONE
     if given[0] not in verbs:
         return _refuse(f"unknown verb {given[0]!r}; there is: {', '.join(verbs)}")

@@ -73,7 +73,7 @@ def describe(
             "sequences": len(evaluation.tokens),
             "length": evaluation.length,
             "scored": evaluation.scored,
-            "documents": None if evaluation.clusters is None else len(evaluation.clusters.unique()),
+            "documents": None if evaluation.clusters is None else evaluation.documents,
             "reference": None if reference is None else len(reference),
             "digest": evaluation.digest,
             **{k: v for k, v in evaluation.description.items() if k not in ("sequences", "length")},
@@ -103,7 +103,7 @@ def notes(evaluation: Evaluation, config: ModelConfig) -> list[str]:
         )
     if len(evaluation.tokens) == 1:
         found.append("A single sequence: standard errors cannot be estimated.")
-    elif evaluation.clusters is not None and len(evaluation.clusters.unique()) == 1:
+    elif evaluation.documents == 1:
         found.append("A single document: standard errors cannot be estimated.")
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 __all__ = [
+    "ENDING",
     "CheckpointError",
     "CircuitEconError",
     "ConfigurationError",
@@ -20,6 +21,9 @@ __all__ = [
     "told",
     "unknown",
 ]
+
+ENDING: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What ends the program or a generator: nobody's failure, never recorded as one."""
 
 _LONGEST_WORD: Final = 300
 _LONGEST_LINE: Final = 800

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import stat
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from circuit_econ.errors import CircuitEconError
 
-__all__ = ["MOST", "HeldError", "held", "put", "read_text"]
+__all__ = ["MOST", "HeldError", "digest_of", "held", "put", "read_text"]
 
 MOST: Final = 4_000_000
 """Bytes of a text file of our own: a hundred times what any of them holds."""
@@ -47,6 +48,12 @@ def read_text(path: Path, most: int = MOST, errors: str = "strict") -> str:
     if found.st_size > most:
         raise OSError(f"{found.st_size:,} bytes, where at most {most:,} make sense")
     return path.read_text(encoding="utf-8", errors=errors)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, read a piece at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put(

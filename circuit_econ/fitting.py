@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from circuit_econ.describing import model_identity
-from circuit_econ.errors import CheckpointError, ConfigurationError, told
+from circuit_econ.errors import ENDING, CheckpointError, ConfigurationError, told
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.model import ModelConfig, Source, read_config
 from circuit_econ.model.intervene import components
@@ -67,7 +67,7 @@ def run_shape(
         try:
             source = Source(trajectory.format(step), trajectory.config(step), {}, checkpoint.origin)
             found.append((read_config(source), model_identity(source)))
-        except (ConfigurationError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (ConfigurationError, *ENDING):
             raise
         except BaseException as error:
             reasons.append(told(error))

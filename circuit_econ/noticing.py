@@ -12,13 +12,11 @@ from circuit_econ.ledger import LedgerWriter
 from circuit_econ.measures import Measure
 from circuit_econ.tables import Status
 from circuit_econ.trajectory import Trajectory
+from circuit_econ.trajectory.steps import LAST_STEP
 
 __all__ = ["Noticed", "check_steps", "stamp"]
 
 _READ: Final = ("config.json", ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
-
-_LAST: Final = (1 << 63) - 1
-"""The last step that a table can hold."""
 
 _ANEW: Final = ("tensors", "checkpoints", "audit")
 """Tables of a step that say what was found there, and are written at every visit."""
@@ -107,8 +105,8 @@ def stamp(origin: str) -> str | None:
 
 def check_steps(trajectory: Trajectory) -> None:
     """Raise a ConfigurationError for a step that no table can hold."""
-    if trajectory.steps[-1] > _LAST:
+    if trajectory.steps[-1] > LAST_STEP:
         raise ConfigurationError(
             f"{trajectory.checkpoints[-1].origin}: {trajectory.steps[-1]} is no step, steps end at "
-            f"{_LAST}; rename the checkpoint, or leave it out with trajectory.steps"
+            f"{LAST_STEP}; rename the checkpoint, or leave it out with trajectory.steps"
         )

@@ -13,6 +13,7 @@ import torch
 
 from circuit_econ.describing import describe, device_name, model_identity, notes
 from circuit_econ.errors import (
+    ENDING,
     CheckpointError,
     CircuitEconError,
     ConfigurationError,
@@ -37,7 +38,7 @@ from circuit_econ.tables import Status, make_table
 from circuit_econ.trajectory import Trajectory, checkpoint_digest, findings, load_ahead
 from circuit_econ.trajectory.ahead import Loaded
 
-__all__ = ["check_fits", "measure", "walk"]
+__all__ = ["measure", "walk"]
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ class _Walker:
             self.noticed.settle(step, digest)
         try:
             loss = self._visit(loaded, digest)
-        except (LedgerError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (LedgerError, *ENDING):
             raise
         except BaseException as error:  # compiled code raises what is no Exception
             reason = told(error)

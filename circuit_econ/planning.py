@@ -12,6 +12,7 @@ from rich.text import Text
 from circuit_econ.calibrating import loading_seconds, rehearse, training_seconds
 from circuit_econ.config import RunConfig
 from circuit_econ.errors import CheckpointError, ConfigurationError
+from circuit_econ.fitting import check_fits
 from circuit_econ.measures import Plan
 from circuit_econ.measures.circuits import CIRCUITS
 from circuit_econ.measures.edges import EDGES
@@ -20,7 +21,6 @@ from circuit_econ.measures.statistics import effective_units
 from circuit_econ.measures.untrained_flows import PASSES
 from circuit_econ.model import Format, ModelConfig, Source, read_config
 from circuit_econ.model.weights import blank
-from circuit_econ.pipeline import check_fits
 from circuit_econ.runs import evaluation_of, training_of, trajectory_of
 from circuit_econ.settings import DTYPES, Settings
 from circuit_econ.tables import FEW
@@ -150,12 +150,10 @@ def predict(run: RunConfig) -> Forecast:
         if EDGES.name in measuring:  # their effects, too, of the edges that flows choose
             each = 2 * each + measuring[EDGES.name] / len(settings.baselines)
         preparing += settings.options[CIRCUITS.name].untrained * each
-    counts, clusters = (evaluation.targets >= 0).sum(1), evaluation.clusters
-    units = len(counts) if clusters is None else len(clusters.unique())
-    effective = effective_units(counts, clusters)
+    effective = effective_units((evaluation.targets >= 0).sum(1), evaluation.clusters)
     return Forecast(
-        name, parameters, steps, units, effective, config, plan, memory, passes, size, training,
-        preparing, measuring,
+        name, parameters, steps, evaluation.documents, effective, config, plan, memory, passes,
+        size, training, preparing, measuring,
     )  # fmt: skip
 
 

@@ -103,3 +103,10 @@ def test_digest_sees_every_part() -> None:
 def test_what_is_wrong_is_named(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}"):
         Evaluation(*arguments)
+
+
+def test_documents_are_numbered_in_the_order_of_their_names() -> None:
+    tokens = [[1, 2], [3, 4], [5, 6], [7, 8]]
+    alone, together = Evaluation(tokens), Evaluation(tokens, clusters=[9, 4, 9, 12])
+    assert (alone.documents, alone.document_of.tolist()) == (4, [0, 1, 2, 3])
+    assert (together.documents, together.document_of.tolist()) == (3, [1, 0, 1, 2])

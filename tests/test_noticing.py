@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import CASE, WALK, Terminal, terminal
+from commands import CASE, WALK, Terminal
 from walked import part, rows, save, walk
 
 import circuit_econ as ce
@@ -176,14 +175,6 @@ def test_stamps(tmp_path: Path) -> None:
 
 
 # The command line.
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Terminal]:
-    with terminal(tmp_path, capsys, monkeypatch) as ready:
-        yield ready
 
 
 def test_remeasure_on_the_command_line(run: Terminal) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 import zoo
-from commands import WALK, Terminal, terminal
+from commands import WALK, Terminal
 from safetensors.torch import load_file, save_file
 from walked import data, rows, save, walk
 
@@ -241,14 +241,6 @@ def test_one_configuration_that_differs_fails_by_name_even_if_it_is_the_first(
 
 
 # The command line.
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Terminal]:
-    with terminal(tmp_path, capsys, monkeypatch) as ready:
-        yield ready
 
 
 def test_a_bug_is_told_in_one_line_and_debug_shows_where(

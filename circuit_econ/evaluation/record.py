@@ -116,6 +116,18 @@ class Evaluation:
         return int((self.targets != UNSCORED).sum())
 
     @property
+    def document_of(self) -> Int64[Tensor, " S"]:
+        """Number of each sequence's document; its own where sequences stand alone."""
+        if self.clusters is None:
+            return torch.arange(len(self.tokens))
+        return self.clusters.unique(return_inverse=True)[1]
+
+    @property
+    def documents(self) -> int:
+        """How many documents sequences come from: what errors rest on."""
+        return len(self.tokens) if self.clusters is None else len(self.clusters.unique())
+
+    @property
     def vocabulary(self) -> int:
         """The smallest input vocabulary that holds every token, reference tokens included."""
         highest = int(self.tokens.max())

@@ -11,8 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from circuit_econ.errors import LedgerError, foreign
+from circuit_econ.filing import digest_of
 from circuit_econ.ledger.record import RUN_FILE, read_run
-from circuit_econ.ledger.seals import SEALS, Key, State, digest_of, part_file, parts_folder
+from circuit_econ.ledger.seals import SEALS, Key, State, part_file, parts_folder
 from circuit_econ.ledger.store import read_record
 
 __all__ = ["Defect", "Kind", "check_ledger", "is_ledger"]

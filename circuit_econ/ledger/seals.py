@@ -9,7 +9,6 @@ The last line for a part holds; later lines say that the write before them was f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -20,7 +19,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final, cast
 
-from circuit_econ.filing import read_text
+from circuit_econ.filing import digest_of, read_text
 from circuit_econ.tables import STEPLESS, TABLES
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "Record",
     "Seal",
     "State",
-    "digest_of",
     "joined",
     "part_file",
     "parts_folder",
@@ -261,9 +259,3 @@ def _found(path: Path, seal: Seal, thoroughly: bool) -> Seal | str:
 def _kept(path: Path, _size: int, _modified: int) -> str:
     """The digest of a file, kept as long as its size and time stay the same."""
     return digest_of(path)
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

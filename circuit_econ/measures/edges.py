@@ -22,7 +22,15 @@ from circuit_econ.errors import ConfigurationError
 from circuit_econ.evaluation import Evaluation
 from circuit_econ.measures.base import Context, Measure
 from circuit_econ.measures.income_memory import table_memory
-from circuit_econ.measures.plan import GROUP, Plan, Sizes, kept, sweep_memory, workers_of
+from circuit_econ.measures.plan import (
+    GROUP,
+    Plan,
+    Sizes,
+    kept,
+    sweep_memory,
+    whole,
+    workers_of,
+)
 from circuit_econ.measures.statistics import known
 from circuit_econ.measures.sweep import Sweep, sweep
 from circuit_econ.measures.variants import Cut, Mediated, Reader, Variant
@@ -218,10 +226,7 @@ def _from_embeddings(config: ModelConfig) -> Iterator[Edge]:
 
 def _half(sums: Tensor, swept: Sweep, evaluation: Evaluation, which: int) -> float | None:
     """Nats per scored position of every other document; None where there is none."""
-    number = torch.arange(len(sums))
-    if evaluation.clusters is not None:
-        number = evaluation.clusters.unique(return_inverse=True)[1]
-    mine = (number % 2 == which)[swept.order]
+    mine = (evaluation.document_of % 2 == which)[swept.order]
     return known(float(sums[mine].sum() / swept.counts[mine].sum()))
 
 
@@ -296,7 +301,7 @@ def _held(sizes: Sizes, plan: Plan, variants: int) -> int:
     # Readers' ports in the clean pass, of every layer that chunks still hold.
     layers = min(c.n_layers, 2 * workers_of(sizes.device) + 2)
     waiting += layers * (c.d_model + width + 2 * c.n_kv_heads * c.d_head)
-    panel = -(-min(plan.panel, sizes.sequences) // GROUP) * GROUP
+    panel = whole(min(plan.panel, sizes.sequences))
     each = panel * sizes.length * waiting * sizes.dtype.itemsize
     return sweep_memory(sizes, plan, variants) + kept(each)
 

@@ -141,7 +141,8 @@ class Economy:
             len(evaluation.tokens), len(pool), same_set=same_set, seed=context.seed + _DONORS
         )
         self._baselines = self._measured_on(self._pool)
-        self._group = _groups(evaluation.clusters, len(evaluation.tokens))
+        # A document of its own while there are few.
+        self._group = evaluation.document_of % GROUPS
         scored = (evaluation.targets >= 0).sum(1).double()
         self.counts = scored.new_zeros(int(self._group.max()) + 1)
         self.counts.index_add_(0, self._group, scored)
@@ -350,14 +351,6 @@ class Economy:
         parts: Sequence[Component] = [p for sublayer in self._sublayers for p in sublayer]
         model = self.context.model
         return Baselines(model, reference, [self.baseline], parts, panel=self._cut.panel)
-
-
-def _groups(clusters: Tensor | None, sequences: int) -> Int[Tensor, " S"]:
-    """Which group of documents each sequence is in: a document of its own while there are few."""
-    number = torch.arange(sequences)
-    if clusters is not None:
-        number = clusters.unique(return_inverse=True)[1]
-    return number % GROUPS
 
 
 def _zeros(*shape: int) -> Tensor:

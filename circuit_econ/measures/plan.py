@@ -28,6 +28,7 @@ __all__ = [
     "kept",
     "means_of",
     "sweep_memory",
+    "whole",
     "workers_of",
 ]
 
@@ -77,8 +78,7 @@ class Sizes:
         device: torch.device,
     ) -> Sizes:
         """Of measuring a model on an evaluation set."""
-        count, clusters = len(evaluation.tokens), evaluation.clusters
-        documents = count if clusters is None else len(clusters.unique())
+        count, documents = len(evaluation.tokens), evaluation.documents
         return cls(config, evaluation.length, count, documents, tuple(baselines), dtype, device)
 
 
@@ -158,7 +158,7 @@ class Plan:
         """
         c, size = config, dtype.itemsize
         means = means_of(c, length, dtype)
-        panel = _whole(self.panel)
+        panel = whole(self.panel)
         # Chunks that wait hold the layer they start from: stream, heads and MLP output.
         layers = min(c.n_layers, 2 * workers_of(device) + 2)
         clean = 2 * panel * length * (activations(c) + layers * 5 * c.d_model) * size
@@ -188,7 +188,7 @@ def sweep_memory(sizes: Sizes, plan: Plan, variants: int, *, sets: bool = False)
     held += kept(48 * variants * sizes.sequences)
     if sets and Baseline.RESAMPLE in sizes.baselines:
         trace = c.n_layers * (3 * c.d_model + c.n_heads * c.d_head)
-        held += kept(_whole(plan.panel) * sizes.length * trace * sizes.dtype.itemsize)
+        held += kept(whole(plan.panel) * sizes.length * trace * sizes.dtype.itemsize)
     return held
 
 
@@ -205,7 +205,7 @@ def _used(sizes: Sizes, plan: Plan, variants: int) -> Plan:
     return replace(plan, panel=panel, rows=min(plan.rows, panel * max(1, variants)))
 
 
-def _whole(panel: int) -> int:
+def whole(panel: int) -> int:
     """Sequences of a panel in whole groups."""
     return -(-panel // GROUP) * GROUP
 

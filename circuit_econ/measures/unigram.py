@@ -52,9 +52,7 @@ def unigram_loss(evaluation: Evaluation, vocabulary: int) -> tuple[float, float]
         there is nothing to count the guess is uniform: ln V.
     """
     targets = evaluation.targets.numpy()
-    clusters = evaluation.clusters
-    documents = np.arange(len(targets)) if clusters is None else clusters.numpy()
-    fold_of = np.unique(documents, return_inverse=True)[1] % _FOLDS
+    fold_of = evaluation.document_of.numpy() % _FOLDS
     scored = targets != UNSCORED
     reference = _reference_targets(evaluation)
     losses: list[Tensor] = []
@@ -69,7 +67,7 @@ def unigram_loss(evaluation: Evaluation, vocabulary: int) -> tuple[float, float]
             guessed = loss[np.where(scored[rows], targets[rows], 0)]
             sums[rows] = np.where(scored[rows], guessed, 0.0).sum(axis=1)
         positions = torch.from_numpy(scored.sum(axis=1))
-        losses += ratio_estimate(torch.from_numpy(sums), positions, clusters)
+        losses += ratio_estimate(torch.from_numpy(sums), positions, evaluation.clusters)
     loss, se, from_half, _ = (float(x) for x in losses)
     return loss, math.hypot(se, from_half - loss)
 

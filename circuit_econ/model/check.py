@@ -73,10 +73,11 @@ def check_identity(model: Model, tokens: Int[Tensor, "S T"]) -> None:
 
 def _rounded(model: Model, tokens: Int[Tensor, "S T"]) -> Tensor:
     """What rounding of the heads' output products may change in the stream, ``[S, T, D]``."""
-    products, trace = model.products, model.trace(tokens)
-    found = torch.zeros_like(trace.streams[0], dtype=torch.float64)
+    products, shape = model.products, (*tokens.shape, model.config.d_model)
+    found = torch.zeros(shape, dtype=torch.float64, device=model.device)
     if not (products.returned or products.entering(tokens)):
         return found
+    trace = model.trace(tokens)
     for layer, heads in trace.heads.items():
         z, matrix = heads.flatten(-2), model.weights.layers[layer].out
         written = products.linear(z, matrix, None).abs()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Generator, Mapping
@@ -16,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from circuit_econ.errors import ConfigurationError, foreign
-from circuit_econ.filing import held, put, read_text
+from circuit_econ.filing import digest_of, held, put, read_text
 
 __all__ = ["RunFolder"]
 
@@ -173,7 +172,7 @@ class RunFolder:
         return [self.checkpoint(step).name for step in self.steps]
 
     def _digest(self, name: str) -> str:
-        return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+        return digest_of(self.path / name)
 
 
 def _differences(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from circuit_econ.errors import CheckpointError, CircuitEconError, reason
+from circuit_econ.errors import ENDING, CheckpointError, CircuitEconError, reason
 
 __all__ = ["REPAIR", "read_json", "reading", "regular", "shown"]
 
@@ -43,7 +43,7 @@ def reading(path: Path, wrong: str) -> Iterator[None]:
     """
     try:
         yield
-    except (CircuitEconError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (CircuitEconError, *ENDING):
         raise
     except OSError as error:
         remedy = "check its permissions" if isinstance(error, PermissionError) else REPAIR
